@@ -1,0 +1,1 @@
+"""Kowabunga: SD-WAN and hyper-converged infrastructure in one executable."""

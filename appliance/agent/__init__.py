@@ -1,0 +1,1 @@
+"""The node's side of the protocol: dial out, check fences, dispatch to drivers."""

@@ -1,0 +1,1 @@
+"""Tools that know nothing about clouds: standard library, msgspec, structlog and cryptography only."""

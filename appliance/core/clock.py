@@ -1,0 +1,40 @@
+"""Time as a dependency, so that tests and simulations own it.
+
+Wall clocks decide nothing: they stamp rows and certificates. Every wait, expiry and deadline
+goes by the monotonic clock of the process that observes it.
+"""
+
+import asyncio
+import time
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+
+class Clock(Protocol):
+    def now_ms(self) -> int:
+        """Return wall-clock UTC in milliseconds since 1970: for stamps only."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds that never run backwards; comparable within this process only."""
+        ...
+
+    async def sleep(self, seconds: float) -> None: ...
+
+    def timeout(self, seconds: float | None) -> AbstractAsyncContextManager[object]:
+        """Raise TimeoutError inside the block once `seconds` have passed; None never does."""
+        ...
+
+
+class SystemClock:
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def timeout(self, seconds: float | None) -> AbstractAsyncContextManager[object]:
+        return asyncio.timeout(seconds)

@@ -1,0 +1,84 @@
+"""Files that survive a power cut, and secrets that only their owner reads."""
+
+import fcntl
+import os
+import stat
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from appliance.core.errors import Conflict, Forbidden
+
+
+def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Replace `path` so that a reader, or the next boot, sees the old or the new content whole.
+
+    Source: rename(2), fsync(2): the directory is synced too, else the name may be lost.
+    """
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            Path(temporary).unlink()
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def ensure_private_directory(path: Path) -> None:
+    """Create the directory (and its parents) for its owner alone; tighten it if it exists."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.chmod(0o700)
+
+
+def read_private(path: Path) -> bytes:
+    """Read a secret file.
+
+    Raises:
+        Forbidden: group or others may read it.
+        FileNotFoundError: it is not there.
+    """
+    with path.open("rb") as file:
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        if mode & 0o077:
+            raise Forbidden(
+                f"{path} is readable by others (mode {mode:04o})", hint=f"run: chmod 600 {path}"
+            )
+        return file.read()
+
+
+@contextmanager
+def exclusive(path: Path, holder: str) -> Generator[None]:
+    """Hold a lock file for the life of the block; the kernel lets go of it when we die.
+
+    Raises:
+        Conflict: another process holds it; its pid is named.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as taken:
+            pid = os.pread(handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            raise Conflict(
+                f"{holder}: {path} is held by process {pid}", hint="stop that process first"
+            ) from taken
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,1 @@
+"""What things are: Structs and enums without any input or output."""

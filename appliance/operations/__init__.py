@@ -1,0 +1,1 @@
+"""Durable work: every multi-step change is a row that survives a crash."""

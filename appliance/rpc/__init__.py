@@ -1,0 +1,1 @@
+"""The protocol between Kahuna and its agents, symmetrical."""

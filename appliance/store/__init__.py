@@ -1,0 +1,1 @@
+"""State as SQL, sent in batches: one protocol, one suite, several implementations."""

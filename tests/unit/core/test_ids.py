@@ -1,0 +1,27 @@
+import re
+
+from appliance.core.clock import SystemClock
+from appliance.core.ids import ID_PATTERN, IdFactory
+
+
+class _StoppedClock(SystemClock):
+    def __init__(self, now_ms: int) -> None:
+        self.at_ms = now_ms
+
+    def now_ms(self) -> int:
+        return self.at_ms
+
+
+def test_ids_are_24_hex_digits_unique_and_rising() -> None:
+    make = IdFactory(SystemClock())
+    ids = [make() for _ in range(2000)]
+    assert all(re.match(ID_PATTERN, made) for made in ids)
+    assert ids == sorted(set(ids))
+
+
+def test_ids_keep_rising_when_the_clock_jumps_back_an_hour() -> None:
+    clock = _StoppedClock(2_000_000_000_000)
+    make = IdFactory(clock)
+    before = make()
+    clock.at_ms -= 3_600_000
+    assert make() > before
