@@ -1,1 +1,1 @@
-"""Tools that know nothing about clouds: standard library, msgspec, structlog and cryptography only."""
+"""Tools that know nothing about clouds: no import from any layer above."""
