@@ -1,0 +1,129 @@
+"""Structured logs: one line of JSON per event, or readable text on a terminal.
+
+`request_id` and `operation_id` come from contextvars (`bound`). What other libraries log goes the
+same way. Nothing here makes it right to log a secret: masking is the last line of defence.
+"""
+
+import json
+import logging
+import re
+import sys
+from contextlib import AbstractContextManager
+from enum import StrEnum
+from typing import Final, TextIO, TypeAlias, cast
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from appliance.core.text import escape_controls
+
+# Our keys carry a prefix so that this net, and secret scanners elsewhere, can know them.
+_SECRETS: Final = re.compile(
+    r"(?P<prefix>kwb_)[A-Za-z0-9_\-+/=.]{8,}"
+    r"|-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----.*?"
+    r"(?:-----END (?:[A-Z0-9]+ )*PRIVATE KEY-----|\Z)",
+    re.DOTALL,
+)
+_MASK: Final = "***"
+
+# Libraries that tell every request or frame at INFO or DEBUG, headers included.
+_QUIET: Final = {
+    "asyncio": logging.WARNING,
+    "httpcore": logging.WARNING,
+    "httpx": logging.WARNING,
+    "uvicorn": logging.WARNING,
+    "websockets": logging.WARNING,
+}
+
+_Value: TypeAlias = object
+
+
+class LogLevel(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+def bound(**context: str | int) -> AbstractContextManager[None]:
+    """Add `context` (request_id=..., operation_id=...) to every event logged inside the block."""
+    return structlog.contextvars.bound_contextvars(**context)
+
+
+def mask_secrets(text: str) -> str:
+    """Replace anything that looks like one of our keys or like a PEM private key."""
+    return _SECRETS.sub(lambda found: (found["prefix"] or "") + _MASK, text)
+
+
+def configure_logs(
+    level: LogLevel = LogLevel.INFO, *, stream: TextIO | None = None, text: bool | None = None
+) -> None:
+    """Set up logging for this process; calling it again replaces the earlier set-up.
+
+    `stream` is standard error by default: standard output belongs to data. `text` forces readable
+    lines (True) or JSON (False); by default a terminal gets text.
+    """
+    out = stream or sys.stderr
+    readable = out.isatty() if text is None else text
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        # Plain tracebacks: local variables, which may hold keys, are never shown.
+        structlog.processors.format_exc_info,
+        _clean,
+    ]
+    render: Processor = (
+        structlog.dev.ConsoleRenderer(
+            colors=False, exception_formatter=structlog.dev.plain_traceback
+        )
+        if readable
+        else structlog.processors.JSONRenderer(serializer=json.dumps)
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[structlog.stdlib.PositionalArgumentsFormatter(), *shared],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
+    )
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for name, quiet in _QUIET.items():
+        library = logging.getLogger(name)
+        library.handlers.clear()
+        library.propagate = True
+        library.setLevel(quiet)
+    logging.captureWarnings(capture=True)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+
+
+def _clean(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Mask secrets and escape control characters in every text of the event, however deep."""
+    for name, value in list(event.items()):
+        # A traceback keeps its lines; JSON escapes them anyway.
+        keep = "\n" if name == "exception" else ""
+        if name not in ("_record", "_from_structlog"):
+            event[name] = _cleaned(value, keep)
+    return event
+
+
+def _cleaned(value: _Value, keep: str) -> _Value:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, dict):
+        members = cast("dict[_Value, _Value]", value)
+        return {str(_cleaned(key, "")): _cleaned(member, keep) for key, member in members.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_cleaned(member, keep) for member in cast("list[_Value]", value)]
+    return escape_controls(mask_secrets(str(value)), keep=keep)
