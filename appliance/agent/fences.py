@@ -1,0 +1,130 @@
+"""The highest fence seen per target, on disk before any effect: what stops a stale worker.
+
+Nothing is ever pruned: forgetting a fence would admit its stale commands again. A row is about 100
+bytes, one per object that ever lived on this node; a million of them are 100 MB.
+"""
+
+import sqlite3
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from appliance.core.aio import BlockingPool
+from appliance.core.errors import Corrupt, Stale, Unavailable
+from appliance.core.files import sync_directory
+from appliance.model.target import Fence
+
+_TIMEOUT_S: Final = 10.0
+_FORMAT: Final = 1
+# 4 bytes that file(1) and a careful operator can tell: "Kfen".
+_APPLICATION_ID: Final = 0x4B66656E
+
+_RAISE: Final = """
+    INSERT INTO fence (target, epoch, fence) VALUES (?, ?, ?)
+    ON CONFLICT (target) DO UPDATE SET epoch = excluded.epoch, fence = excluded.fence
+    WHERE (excluded.epoch, excluded.fence) > (epoch, fence)
+"""
+
+
+class FenceBook:
+    """Owns the file; every access runs in its one thread, so admissions never interleave."""
+
+    def __init__(self, pool: BlockingPool, connection: sqlite3.Connection) -> None:
+        self._pool = pool
+        self._connection = connection
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, path: Path) -> AsyncGenerator["FenceBook"]:
+        """Open or make the file for the life of the block.
+
+        Raises:
+            Corrupt: the file is damaged or is not ours; starting without it would admit stale
+                commands, so the agent must not start.
+        """
+        pool = BlockingPool("fences", 1)
+        try:
+            connection = await pool.run(_TIMEOUT_S, _open, path)
+            try:
+                yield cls(pool, connection)
+            finally:
+                await pool.run(_TIMEOUT_S, connection.close)
+        finally:
+            pool.close()
+
+    async def admit(self, target: str, fence: Fence) -> None:
+        """Return once no lower fence can be admitted for the target any more, even after a crash.
+
+        The same fence is admitted again: an operation sends several commands under one.
+
+        Raises:
+            Stale: a higher fence is known.
+            Unavailable: the disk refused; nothing may be done under this fence.
+        """
+        known = await self._pool.run(_TIMEOUT_S, self._raise, target, fence)
+        if known > fence:
+            raise Stale(
+                f"the command for {target} carries fence {fence.epoch}.{fence.fence}, "
+                f"but {known.epoch}.{known.fence} is known here",
+                hint="another worker has taken this object over; re-read before acting",
+                target=target,
+            )
+
+    async def highest(self, target: str) -> Fence | None:
+        return await self._pool.run(_TIMEOUT_S, self._find, target)
+
+    def _raise(self, target: str, fence: Fence) -> Fence:
+        try:
+            with self._connection:
+                self._connection.execute(_RAISE, (target, fence.epoch, fence.fence))
+            return self._find(target) or fence
+        except sqlite3.Error as refused:
+            raise Unavailable(f"the fence of {target} could not be stored: {refused}") from refused
+
+    def _find(self, target: str) -> Fence | None:
+        rows = self._connection.execute(
+            "SELECT epoch, fence FROM fence WHERE target = ?", (target,)
+        ).fetchall()
+        return Fence(epoch=rows[0][0], fence=rows[0][1]) if rows else None
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    path.touch(mode=0o600)
+    sync_directory(path.parent)
+    connection = sqlite3.connect(path)
+    try:
+        _prepare(connection, path)
+    except sqlite3.DatabaseError as damaged:
+        connection.close()
+        raise Corrupt(
+            f"{path} is damaged: {damaged}",
+            hint="remove it only after every operation on this node has ended",
+        ) from damaged
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")  # each commit is on the disk when it returns
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if (application, version) == (_APPLICATION_ID, _FORMAT):
+        return
+    tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    if tables:
+        raise Corrupt(
+            f"{path} is not a fence file of format {_FORMAT} (found {application:#x}/{version})",
+            hint="it was written by another program or a newer version: upgrade the agent",
+        )
+    with connection:
+        connection.execute("BEGIN")  # the pragmas below are part of the same commit
+        connection.execute(
+            "CREATE TABLE fence (target TEXT PRIMARY KEY, epoch INTEGER NOT NULL, "
+            "fence INTEGER NOT NULL) STRICT, WITHOUT ROWID"
+        )
+        connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {_FORMAT}")

@@ -1,0 +1,94 @@
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from appliance.agent.fences import FenceBook
+from appliance.core.errors import Corrupt, Stale
+from appliance.model.target import Fence, target
+
+INSTANCE = target("instance", "0" * 23 + "1")
+OTHER = target("instance", "0" * 23 + "2")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "fences.db"
+
+
+async def test_the_same_or_a_higher_fence_is_admitted_and_a_lower_one_is_stale(path: Path) -> None:
+    async with FenceBook.open(path) as fences:
+        await fences.admit(INSTANCE, Fence(1, 5))
+        await fences.admit(INSTANCE, Fence(1, 5))
+        with pytest.raises(Stale) as refusal:
+            await fences.admit(INSTANCE, Fence(1, 4))
+        assert refusal.value.context["target"] == INSTANCE
+        await fences.admit(INSTANCE, Fence(1, 6))
+        assert await fences.highest(INSTANCE) == Fence(1, 6)
+
+
+async def test_a_higher_epoch_wins_over_any_fence_of_a_lower_one(path: Path) -> None:
+    async with FenceBook.open(path) as fences:
+        await fences.admit(INSTANCE, Fence(1, 1_000_000))
+        await fences.admit(INSTANCE, Fence(2, 1))
+        with pytest.raises(Stale):
+            await fences.admit(INSTANCE, Fence(1, 2_000_000))
+
+
+async def test_targets_do_not_share_a_fence(path: Path) -> None:
+    async with FenceBook.open(path) as fences:
+        await fences.admit(INSTANCE, Fence(1, 9))
+        await fences.admit(OTHER, Fence(1, 1))
+        assert await fences.highest(OTHER) == Fence(1, 1)
+
+
+async def test_a_fence_is_in_the_file_before_admit_returns(path: Path) -> None:
+    async with FenceBook.open(path) as fences:
+        await fences.admit(INSTANCE, Fence(3, 4))
+        reader = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        try:
+            assert reader.execute("SELECT target, epoch, fence FROM fence").fetchall() == [
+                (INSTANCE, 3, 4)
+            ]
+        finally:
+            reader.close()
+
+
+async def test_fences_survive_a_restart(path: Path) -> None:
+    async with FenceBook.open(path) as fences:
+        await fences.admit(INSTANCE, Fence(1, 7))
+    async with FenceBook.open(path) as fences:
+        with pytest.raises(Stale):
+            await fences.admit(INSTANCE, Fence(1, 6))
+
+
+@pytest.fixture
+def damaged(path: Path) -> Path:
+    path.write_bytes(b"not a database at all" * 100)
+    return path
+
+
+async def test_a_damaged_file_stops_the_agent_instead_of_admitting_stale_commands(
+    damaged: Path,
+) -> None:
+    with pytest.raises(Corrupt, match="damaged"):
+        async with FenceBook.open(damaged):
+            pass
+
+
+async def test_a_database_of_somebody_else_is_refused(path: Path) -> None:
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE theirs (x)")
+    other.close()
+    with pytest.raises(Corrupt, match="not a fence file"):
+        async with FenceBook.open(path):
+            pass
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+async def test_the_file_is_private(path: Path) -> None:
+    async with FenceBook.open(path):
+        assert mode(path) == 0o600
