@@ -73,11 +73,13 @@ _EMPTY_GUARD: Final = Statement("DELETE FROM txn_guard")
 def guard(condition: Statement) -> tuple[Statement, Statement]:
     """Return the two statements that make a batch apply only if `condition` selects 1.
 
-    `condition` is a SELECT of one 0-or-1 value. Put the first statement before what it protects
-    and the second anywhere after it. The CHECK of `txn_guard.ok` breaks the whole batch.
+    `condition` is a SELECT of one 0-or-1 value; no row, or NULL, counts as 0. Put the first
+    statement before what it protects and the second anywhere after it. The CHECK of
+    `txn_guard.ok` breaks the whole batch.
     """
     return Statement(
-        "INSERT INTO txn_guard (ok) " + condition.sql, condition.parameters
+        "INSERT INTO txn_guard (ok) SELECT coalesce((" + condition.sql + "), 0)",
+        condition.parameters,
     ), _EMPTY_GUARD
 
 

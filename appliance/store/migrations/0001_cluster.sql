@@ -8,8 +8,9 @@ CREATE TABLE schema_migration (
 ) STRICT;
 
 -- A guard row: inserting anything but 1 rolls the whole batch back. Always empty between batches.
+-- The name of the CHECK is how its refusal is told from all others.
 CREATE TABLE txn_guard (
-    ok INTEGER NOT NULL CHECK (ok = 1)
+    ok INTEGER NOT NULL CONSTRAINT txn_guard CHECK (ok = 1)
 ) STRICT;
 
 -- epoch rises when a backup is restored: with a fence it orders commands across that break.

@@ -17,6 +17,13 @@ CREATE TABLE data_key (
 
 CREATE UNIQUE INDEX data_key_active ON data_key (state) WHERE state = 'active';
 
+-- A member that finds one of these among its files deletes it. An id that is in neither table is a
+-- key whose making was interrupted, and is kept.
+CREATE TABLE data_key_retired (
+    id TEXT PRIMARY KEY CHECK (length(id) = 24),
+    retired_at_ms INTEGER NOT NULL
+) STRICT;
+
 CREATE TABLE data_key_wrap (
     data_key_id TEXT NOT NULL REFERENCES data_key (id) ON DELETE CASCADE,
     node_id TEXT NOT NULL REFERENCES node (id) ON DELETE CASCADE,
@@ -44,8 +51,8 @@ CREATE TABLE certificate_authority (
 CREATE UNIQUE INDEX certificate_authority_active ON certificate_authority (active) WHERE active = 1;
 
 CREATE TABLE api_key (
-    sha256 TEXT PRIMARY KEY CHECK (length(sha256) = 64),
-    principal TEXT NOT NULL UNIQUE, -- "master" or "user/ID": one key each
+    principal TEXT PRIMARY KEY, -- "master" or "user/ID": one key each
+    sha256 TEXT UNIQUE CHECK (length(sha256) = 64), -- NULL: disabled, and stays so over restarts
     created_at_ms INTEGER NOT NULL
 ) STRICT;
 

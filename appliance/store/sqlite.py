@@ -1,0 +1,154 @@
+"""The Store in one SQLite file: nothing to install, one process, always linearizable.
+
+One thread writes and a few read; the event loop never waits for the disk. No SQL of its own.
+"""
+
+import sqlite3
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from queue import LifoQueue
+from typing import Final, NamedTuple, Self
+
+from appliance.core.aio import BlockingPool
+from appliance.core.clock import Clock
+from appliance.core.errors import KowabungaError, Unavailable
+from appliance.core.files import ensure_private_directory, exclusive
+from appliance.store import sqlite_file
+from appliance.store.base import Consistency, Row, Statement
+from appliance.store.migrate import migrate
+from appliance.store.sqlite_file import TimeLimit
+from appliance.store.sqlite_writer import Writer
+from appliance.store.statements import check_change, check_query
+
+_READERS: Final = 4
+
+
+class _Reader(NamedTuple):
+    connection: sqlite3.Connection
+    limit: TimeLimit
+
+
+class SqliteStore:
+    """See `Store`. Made by `open`, which owns what it opened until `close`."""
+
+    def __init__(
+        self,
+        path: Path,
+        lock: ExitStack,
+        pool: BlockingPool,
+        writer: Writer,
+        readers: Sequence[_Reader],
+    ) -> None:
+        self._path = path
+        self._lock = lock
+        self._pool = pool
+        self._writer = writer
+        self._idle: LifoQueue[_Reader] = LifoQueue()
+        for reader in readers:
+            self._idle.put(reader)
+        self._closed = False
+
+    @classmethod
+    async def open(cls, path: Path, *, clock: Clock, statement_limit_s: float = 30.0) -> Self:
+        """Take the database for this process alone, check it, bring its schema up to date.
+
+        Makes it, and its directory, if there is none. A statement that runs longer than
+        `statement_limit_s` is stopped. Reads the whole file once: seconds for a gigabyte.
+
+        Raises:
+            Conflict: another process has it, or its schema is newer than this program.
+            Corrupt: the file is damaged.
+            Unavailable: it cannot be opened or locked.
+        """
+        pool = BlockingPool("sqlite-read", _READERS)
+        lock = ExitStack()
+        try:
+            opened = await pool.run(None, _open_connections, path, lock, clock, statement_limit_s)
+        except BaseException:
+            lock.close()
+            pool.close()
+            raise
+        (connection, limit), *readers = opened
+        writer = Writer(connection, limit, lambda error: sqlite_file.translate(error, path))
+        store = cls(path, lock, pool, writer, readers)
+        try:
+            await migrate(store, clock=clock)
+        except BaseException:
+            await store.close()
+            raise
+        return store
+
+    @property
+    def commits(self) -> int:
+        """How many transactions were committed since `open`."""
+        return self._writer.commits
+
+    async def query(
+        self,
+        statement: Statement,
+        consistency: Consistency = Consistency.WEAK,
+    ) -> list[Row]:
+        check_query(statement)
+        if self._closed:
+            raise Unavailable("the store is closed")
+        return await self._pool.run(None, self._read, statement)
+
+    async def batch(self, statements: Sequence[Statement]) -> list[int]:
+        for statement in statements:
+            check_change(statement)
+        if not statements:
+            return []
+        return await self._writer.submit(tuple(statements))
+
+    async def close(self) -> None:
+        """Finish what was begun, then let go of the file; safe to repeat."""
+        if self._closed:
+            return
+        self._closed = True
+        await self._writer.close()
+        for _ in range(_READERS):
+            await self._pool.run(None, self._close_reader)
+        self._pool.close()
+        self._lock.close()
+
+    def _read(self, statement: Statement) -> list[Row]:
+        # As many threads as readers: one is always idle, or just about to be.
+        reader = self._idle.get()
+        reader.limit.restart()
+        try:
+            cursor = reader.connection.execute(statement.sql, statement.parameters)
+            names = [column[0] for column in cursor.description]
+            if len(set(names)) < len(names):
+                raise KowabungaError(f"two columns have one name: {statement.sql}")
+            return [dict(zip(names, row, strict=True)) for row in cursor]
+        except sqlite3.Error as error:
+            raise sqlite_file.translate(error, self._path) from error
+        finally:
+            self._idle.put(reader)
+
+    def _close_reader(self) -> None:
+        self._idle.get().connection.close()
+
+
+def _open_connections(path: Path, lock: ExitStack, clock: Clock, limit_s: float) -> list[_Reader]:
+    """Lock, check and open the file: the writer first, then the readers."""
+    ensure_private_directory(path.parent)
+    lock.enter_context(exclusive(path.with_name(f"{path.name}.lock"), "the state"))
+    sqlite_file.refuse_remains(path)
+    if not path.exists():
+        sqlite_file.create(path)
+    path.chmod(0o600)
+    with ExitStack() as undo:
+        try:
+            opened: list[_Reader] = []
+            for connect in (sqlite_file.connect_writer, *[sqlite_file.connect_reader] * _READERS):
+                limit = TimeLimit(clock, limit_s)
+                connection = connect(path, limit)
+                undo.callback(connection.close)
+                opened.append(_Reader(connection, limit))
+            sqlite_file.refuse_unless_sound(opened[0].connection, path)
+        except sqlite3.Error as error:
+            raise sqlite_file.translate(error, path) from error
+        undo.pop_all()
+        return opened
