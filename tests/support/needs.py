@@ -1,0 +1,27 @@
+"""Tools that a test needs: skipped without them on a laptop, failed in CI."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+
+def need(tool: str) -> Path:
+    """Return the path of a command of this machine."""
+    found = shutil.which(tool, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if found is None:
+        _lack(f"{tool} is not installed")
+    return Path(found)
+
+
+def need_root() -> None:
+    if os.geteuid() != 0:
+        _lack("this test needs root")
+
+
+def _lack(reason: str) -> NoReturn:
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{reason}, and CI must have it", pytrace=False)
+    pytest.skip(reason)
