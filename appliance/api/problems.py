@@ -1,0 +1,139 @@
+"""Errors as HTTP answers: the one place that knows which status an error has.
+
+Every refusal of this server, the framework's own included, is `{status, error, reason}`. A reason
+says what failed, on which object, and what to do; it never carries a traceback.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Final
+
+import msgspec
+import structlog
+from litestar.exceptions import HTTPException, ValidationException
+
+from appliance.core.errors import (
+    Cancelled,
+    Conflict,
+    DeadlineExceeded,
+    DriverError,
+    Forbidden,
+    InsufficientResource,
+    Invalid,
+    KowabungaError,
+    NotFound,
+    Stale,
+    Unauthenticated,
+    Unavailable,
+)
+
+_log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
+
+RETRY_AFTER_S: Final = 5
+
+
+class ProblemBody(msgspec.Struct, frozen=True):
+    """The body of every refusal; the contract's clients reject any further key."""
+
+    status: int
+    error: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A refusal, ready to be sent."""
+
+    body: ProblemBody
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+class Malformed(Invalid):
+    """The request cannot be read: bad JSON, an unknown field, a wrong type, a bad query."""
+
+
+# The texts up to 422 and that of 507 are the contract's own.
+_TEXTS: Final[Mapping[int, str]] = {
+    400: "Bad request (wrong input parameters).",
+    401: "Unauthorized resource access (wrong auth/credentials).",
+    403: "Forbidden resource access (restricted access control).",
+    404: "Specified resource does not exist.",
+    409: "A similar resource already exists or resource is still being referenced somewhere.",
+    422: "Server can't process request.",
+    500: "Internal error.",
+    503: "Not available now, try again.",
+    504: "The deadline has passed; the work goes on.",
+    507: "Server can't allocate resources (logical quotas or physical limits hit).",
+}
+
+# The first class of an error's ancestry that is listed decides. What is not listed is a bug: 500.
+_STATUS: Final[Mapping[type[KowabungaError], int]] = {
+    Malformed: 400,
+    Invalid: 422,
+    Unauthenticated: 401,
+    Forbidden: 403,
+    NotFound: 404,
+    Conflict: 409,
+    Cancelled: 409,
+    Stale: 412,
+    InsufficientResource: 507,
+    Unavailable: 503,
+    DriverError: 503,  # beyond the contract only 503 and 504 may be answered
+    DeadlineExceeded: 504,
+}
+
+
+def answer(error: Exception, request_id: str) -> Answer:
+    """Turn any error into what the client is told; a bug is logged here, once."""
+    if isinstance(error, ValidationException):
+        error = _from_validation(error)
+    if isinstance(error, KowabungaError):
+        status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
+        if status < HTTPStatus.INTERNAL_SERVER_ERROR or status in (503, 504, 507):
+            headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
+            return _answer(status, str(error), headers)
+    elif isinstance(error, HTTPException) and error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
+        headers = {
+            name: value for name, value in (error.headers or {}).items() if name.lower() == "allow"
+        }
+        return _answer(error.status_code, error.detail or "refused", headers)
+    _log.error("request_failed", exc_info=error)
+    return _answer(500, f"a bug of the server; its log tells more under request {request_id}")
+
+
+class _Fault(msgspec.Struct):
+    """One entry of Litestar's list of what is wrong with a request."""
+
+    message: str
+    key: str = ""
+    source: str = ""
+
+
+def _answer(status: int, reason: str, headers: Mapping[str, str] | None = None) -> Answer:
+    text = _TEXTS.get(status) or f"{HTTPStatus(status).phrase}."
+    return Answer(ProblemBody(status, text, reason), headers or {})
+
+
+def _from_validation(error: ValidationException) -> Invalid:
+    """Tell what cannot be read (400) from what is read but cannot be done (422).
+
+    msgspec has one class for both and no codes, so its texts decide; a test holds them fast.
+    """
+    faults = msgspec.convert(error.extra or [], list[_Fault])
+    reasons = [
+        " ".join(part for part in (fault.source, fault.key, fault.message) if part)
+        for fault in faults
+    ]
+    readable = bool(faults) and all(
+        fault.source == "body" and _is_about_the_value(fault.message) for fault in faults
+    )
+    kind = Invalid if readable else Malformed
+    return kind("; ".join(reasons) or "the request cannot be read")
+
+
+def _is_about_the_value(message: str) -> bool:
+    """A missing field, or a value of the right type outside its limits."""
+    if message.startswith("Object contains unknown field"):
+        return False
+    return not (message.startswith("Expected ") and ", got " in message)
