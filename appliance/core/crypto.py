@@ -52,6 +52,11 @@ def random_key() -> bytes:
     return secrets.token_bytes(KEY_BYTES)
 
 
+def identify_key(key: bytes) -> str:
+    """Return 24 hex digits that name a random key by its content, and reveal nothing of it."""
+    return hmac.digest(key, b"kowabunga data key id v1", "sha256").hex()[:24]
+
+
 def generate_api_key() -> Secret:
     """Return a new key of 256 random bits as "kwb_" and 43 url-safe characters."""
     return Secret(API_KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES))
@@ -114,6 +119,15 @@ def generate_signing_key() -> bytes:
 
 def signing_public_key(private_key: bytes) -> bytes:
     return Ed25519PrivateKey.from_private_bytes(private_key).public_key().public_bytes_raw()
+
+
+def is_signing_public_key(data: bytes) -> bool:
+    """Tell whether the bytes are a usable Ed25519 public key."""
+    try:
+        Ed25519PublicKey.from_public_bytes(data)
+    except ValueError:
+        return False
+    return True
 
 
 def sign(private_key: bytes, message: bytes) -> bytes:

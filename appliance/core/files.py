@@ -31,6 +31,32 @@ def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     sync_directory(path.parent)
 
 
+def create_private(path: Path, content: bytes) -> bool:
+    """Create a 0600 file whole and durable; False when the name is taken, which changes nothing.
+
+    Of two that race for the name, one wins and the other learns it.
+    """
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        Path(temporary).unlink()
+    sync_directory(path.parent)
+    return True
+
+
+def remove_durably(path: Path) -> None:
+    """Remove the file so that a power cut does not bring it back; fine when it is gone."""
+    path.unlink(missing_ok=True)
+    sync_directory(path.parent)
+
+
 def sync_directory(path: Path) -> None:
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:

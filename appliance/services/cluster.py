@@ -1,0 +1,47 @@
+"""The cluster's own row: its id, and the epoch that orders commands across a restored backup."""
+
+import msgspec
+
+from appliance.core.clock import Clock
+from appliance.core.ids import new_id
+from appliance.store.base import Consistency, Statement, Store, fetch_one
+
+RAISE_EPOCH = Statement("UPDATE cluster SET epoch = epoch + 1")
+
+
+class Cluster(msgspec.Struct, frozen=True):
+    id: str
+    epoch: int
+
+
+async def ensure_cluster(store: Store, clock: Clock) -> Cluster:
+    """Return the cluster, founding it on the very first start; of two founders one wins."""
+    await store.batch(
+        [
+            Statement(
+                "INSERT INTO cluster (singleton, id, epoch, created_at_ms) VALUES (1, ?, 1, ?)"
+                " ON CONFLICT (singleton) DO NOTHING",
+                (new_id(), clock.now_ms()),
+            )
+        ]
+    )
+    return await get_cluster(store)
+
+
+async def get_cluster(store: Store) -> Cluster:
+    """Return the cluster.
+
+    Raises:
+        NotFound: nobody has founded it yet.
+    """
+    statement = Statement("SELECT id, epoch FROM cluster")
+    return await fetch_one(store, Cluster, statement, "the cluster", Consistency.LINEARIZABLE)
+
+
+async def raise_epoch(store: Store) -> Cluster:
+    """Make every fence given out before now lower than those that follow.
+
+    For whoever restores a backup: commands of the lost future must not win over new ones.
+    """
+    await store.batch([RAISE_EPOCH])
+    return await get_cluster(store)
