@@ -1,0 +1,260 @@
+"""A YAML file -> a Struct, checked as a whole; a refusal says file, line, column, field and rule.
+
+It knows no particular configuration. YAML is read as its 1.2 core schema has it ("no" is a
+word, "012" too), without anchors, tags, duplicate keys or a second document: what a reader of the
+file sees is what counts.
+"""
+
+import difflib
+import re
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar, Union, cast, get_args, get_origin
+
+import msgspec
+import yaml
+
+from appliance.core.errors import Invalid
+
+SIZE_LIMIT_BYTES: Final = 256 * 1024
+
+Place = tuple[int, int]  # line and column, counted from 1
+
+
+class Rules(Protocol):
+    """A Struct whose fields are right one by one may still contradict itself."""
+
+    def check(self) -> None:
+        """Raise `BrokenRule` for the first contradiction."""
+        ...
+
+
+class BrokenRule(Exception):
+    """Found by `check`: `field` is a dotted path, `rule` a sentence, `hint` the next step."""
+
+    def __init__(self, field: str, rule: str, hint: str | None = None) -> None:
+        super().__init__(rule)
+        self.field = field
+        self.rule = rule
+        self.hint = hint
+
+
+T = TypeVar("T", bound=Rules)
+
+
+def load(path: Path, kind: type[T]) -> T:
+    """Read and check a file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        Invalid: it cannot be read or used; the context has `file`, and where known `line`,
+            `column` and `field`.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(SIZE_LIMIT_BYTES + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as failed:
+        raise Invalid(f"{path}: cannot be read: {failed.strerror}", file=str(path)) from failed
+    return parse(content, kind, source=str(path))
+
+
+def parse(content: bytes, kind: type[T], *, source: str) -> T:
+    """Check the content of a file; `source` names it in errors. Raises as `load` does."""
+    document = _Document(content, source)
+    try:
+        value = msgspec.convert(document.value, kind)
+    except msgspec.ValidationError as wrong:
+        raise document.refuse_value(str(wrong), kind) from wrong
+    try:
+        value.check()
+    except BrokenRule as broken:
+        place = document.place(broken.field)
+        raise document.refuse(place, broken.rule, field=broken.field, hint=broken.hint) from broken
+    return value
+
+
+class _Loader(yaml.SafeLoader):
+    """The core schema of YAML 1.2, chapter 10.3: nothing else looks like a number or a boolean."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"true|false", "tf"),
+    ("null", r"~|null|", ("~", "n", "")),
+    ("int", r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
+):
+    _Loader.add_implicit_resolver(  # pyright: ignore[reportUnknownMemberType]
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first)
+    )
+
+_DEPTH_LIMIT: Final = 50
+_OPENING: Final = (
+    yaml.BlockMappingStartToken, yaml.BlockSequenceStartToken,
+    yaml.FlowMappingStartToken, yaml.FlowSequenceStartToken,
+)  # fmt: skip
+_CLOSING: Final = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
+_FORBIDDEN: Final[dict[type[yaml.Token], str]] = {
+    yaml.AliasToken: "aliases (*name) are not allowed",
+    yaml.AnchorToken: "anchors (&name) are not allowed",
+    yaml.TagToken: "tags (!name) are not allowed",
+    yaml.DirectiveToken: "directives (%NAME) are not allowed",
+}
+
+
+class _Document:
+    """One YAML document as plain data, and where each field of it stands."""
+
+    def __init__(self, content: bytes, source: str) -> None:
+        self._source = source
+        self._places: dict[str, Place] = {"": (1, 1)}
+        text = self._decode(content)
+        try:
+            self._refuse_forbidden(text)
+            loader = _Loader(text)
+            node = loader.get_single_node()
+            value = None if node is None else self._build(loader, node, "")
+            self.value: object = {} if value is None else value
+        except yaml.MarkedYAMLError as wrong:
+            raise self._refuse_syntax(wrong) from wrong
+        except yaml.YAMLError as wrong:
+            raise self.refuse(None, str(wrong).splitlines()[0]) from wrong
+
+    def place(self, field: str) -> Place:
+        """Return where a field stands, or the nearest thing around it that does."""
+        while field not in self._places:
+            field = re.sub(r"(\.[^.\[]*|\[\d+\]|^[^.\[]*)$", "", field)
+        return self._places[field]
+
+    def refuse(
+        self, place: Place | None, rule: str, *, field: str = "", hint: str | None = None
+    ) -> Invalid:
+        line, column = place or (0, 0)
+        where = f"{self._source}:{line}:{column}" if place else self._source
+        context: dict[str, str | int] = {"file": self._source}
+        if place:
+            context |= {"line": line, "column": column}
+        if field:
+            context["field"] = field
+        detail = f"{where}: {field}: {rule}" if field else f"{where}: {rule}"
+        return Invalid(detail, hint=hint, **context)
+
+    def refuse_value(self, message: str, kind: type[object]) -> Invalid:
+        """Turn msgspec's "what - at `$.path`" (it has no other form) into our error."""
+        rule, _, path = message.partition(" - at `")
+        field = path.rstrip("`").removeprefix("key in `").removeprefix("$").lstrip(".")
+        known = _fields(kind, field)
+        hint = None
+        if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", rule):
+            rule = "there is no such field"
+            close = difflib.get_close_matches(unknown[1], known, n=1)
+            hint = (
+                f"did you mean {close[0]}?"
+                if close
+                else f"known fields: {', '.join(sorted(known))}"
+            )
+            field = f"{field}.{unknown[1]}" if field else unknown[1]
+        elif choices := _choices(kind, field):
+            hint = f"one of: {', '.join(choices)}"
+        return self.refuse(self.place(field), rule, field=field, hint=hint)
+
+    def _decode(self, content: bytes) -> str:
+        if len(content) > SIZE_LIMIT_BYTES:
+            raise self.refuse(None, f"is larger than {SIZE_LIMIT_BYTES // 1024} KiB")
+        try:
+            return content.decode("utf-8-sig")
+        except UnicodeDecodeError as wrong:
+            before = content[: wrong.start]
+            place = before.count(b"\n") + 1, wrong.start - before.rfind(b"\n")
+            raise self.refuse(
+                place, f"byte 0x{content[wrong.start]:02x} is not UTF-8", hint="save it as UTF-8"
+            ) from wrong
+
+    def _refuse_forbidden(self, text: str) -> None:
+        # Before anything is built: a few aliases may stand for gigabytes.
+        depth = 0
+        for token in yaml.scan(text, Loader=_Loader):
+            depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+            rule = "is nested too deeply" if depth > _DEPTH_LIMIT else _FORBIDDEN.get(type(token))
+            if rule:
+                mark = token.start_mark
+                raise self.refuse((mark.line + 1, mark.column + 1), rule)
+
+    def _refuse_syntax(self, wrong: yaml.MarkedYAMLError) -> Invalid:
+        mark = wrong.problem_mark or wrong.context_mark
+        problem = wrong.problem or wrong.context or "is not YAML"
+        hint = "indent with spaces, not with tabs" if "\\t" in problem else None
+        return self.refuse((mark.line + 1, mark.column + 1) if mark else None, problem, hint=hint)
+
+    def _build(self, loader: _Loader, node: yaml.Node, field: str) -> object:
+        match node:
+            case yaml.MappingNode():
+                return dict(self._items(loader, node, field))
+            case yaml.SequenceNode():
+                values: list[object] = []
+                for index, item in enumerate(node.value):
+                    name = f"{field}[{index}]"
+                    self._places[name] = _place(item)
+                    values.append(self._build(loader, item, name))
+                return values
+            case _:
+                return cast("object", loader.construct_object(node))  # pyright: ignore[reportUnknownMemberType]
+
+    def _items(
+        self, loader: _Loader, node: yaml.MappingNode, field: str
+    ) -> Iterator[tuple[str, object]]:
+        seen: set[str] = set()
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise self.refuse(_place(key), "a key must be a word")
+            name = f"{field}.{key.value}" if field else str(key.value)
+            if key.value in seen:
+                raise self.refuse(_place(key), "stands here twice", field=name)
+            seen.add(key.value)
+            self._places[name] = _place(key)
+            yield key.value, self._build(loader, value, name)
+
+
+def _place(node: yaml.Node) -> Place:
+    return node.start_mark.line + 1, node.start_mark.column + 1
+
+
+def _type_at(kind: Any, field: str) -> Any:  # noqa: ANN401 - an annotation may be any object
+    """Follow a dotted path through the annotations of Structs; None where it leads nowhere."""
+    for part in re.findall(r"[^.\[\]]+", field):
+        members = _members(kind)
+        if part.isdigit():
+            kind = next((get_args(member)[0] for member in members if get_args(member)), None)
+            continue
+        structs = (member for member in members if _is_struct(member))
+        names = {entry.name: entry.type for one in structs for entry in msgspec.structs.fields(one)}
+        kind = names.get(part)
+    return kind
+
+
+def _fields(kind: type[object], field: str) -> list[str]:
+    structs = (member for member in _members(_type_at(kind, field)) if _is_struct(member))
+    return [entry.encode_name for one in structs for entry in msgspec.structs.fields(one)]
+
+
+def _choices(kind: type[object], field: str) -> list[str]:
+    members = _members(_type_at(kind, field))
+    enums = (one for one in members if isinstance(one, type) and issubclass(one, str))
+    return [str(choice) for one in enums for choice in getattr(one, "__members__", {}).values()]
+
+
+def _members(kind: Any) -> tuple[Any, ...]:  # noqa: ANN401
+    """Return the alternatives of a union without `Annotated`."""
+    if hasattr(kind, "__metadata__"):
+        kind = get_args(kind)[0]
+    if get_origin(kind) in {Union, types.UnionType}:
+        return tuple(member for one in get_args(kind) for member in _members(one))
+    return (kind,)
+
+
+def _is_struct(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)

@@ -1,0 +1,17 @@
+"""Write the pages of docs/ that are made from the code: `./build.sh docs`."""
+
+from pathlib import Path
+from typing import Final
+
+from appliance.model.reference import example, reference_page
+
+DOCS: Final = Path(__file__).resolve().parent
+
+
+def main() -> None:
+    (DOCS / "node.md").write_text(reference_page(), encoding="utf-8")
+    (DOCS / "node.example.yaml").write_text(example(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
