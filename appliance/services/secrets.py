@@ -10,7 +10,8 @@ from typing import Final
 from appliance.core import crypto
 from appliance.core.errors import Conflict, Corrupt, NotFound, Unavailable
 from appliance.core.secret import Secret
-from appliance.services.keyring import DataKey, Keyring
+from appliance.services.key_files import DataKey
+from appliance.services.keyring import Keyring
 from appliance.store.base import Consistency, Row, Statement, Store
 
 CLUSTER: Final = "cluster"  # the owner of what belongs to no single object
