@@ -125,4 +125,6 @@ _BY_CODE: Final[dict[str, type[KowabungaError]]] = {
 def from_problem(problem: Problem) -> KowabungaError:
     """Rebuild the error of a peer; an unknown code becomes the base class, never a guess."""
     kind = _BY_CODE.get(problem.code, KowabungaError)
-    return kind(problem.detail, hint=problem.hint, **problem.context)
+    error = kind(problem.detail, hint=problem.hint)
+    error.context.update(problem.context)  # not as keywords: a peer may name one of ours
+    return error
