@@ -1,0 +1,208 @@
+"""The CLI's way to a Kahuna: the local socket of this node, or HTTPS with a key.
+
+A thin HTTP client. It never sends a key where somebody could read it, follows no redirect and
+uses no proxy.
+"""
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import quote
+
+import click
+import httpx
+import msgspec
+
+from appliance.core.errors import Invalid, NotFound, Unavailable
+from appliance.core.files import read_private
+from appliance.model.node import is_loopback
+
+EXT: Final = "/api/ext/v1"
+DEFAULT_SOCKET: Final = Path("/var/lib/kowabunga/run/api.sock")
+
+Json = Any  # what a JSON text may hold: the API's objects are passed on unchanged
+
+
+class _Body(msgspec.Struct):
+    status: int
+    error: str
+    reason: str
+
+
+class Refused(Exception):
+    """The server answered, with a refusal."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class NoAnswer(Exception):
+    """The request was sent, but no answer came in time; what it asked for may go on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """Where to connect and as whom; without `url` it is the local socket, which needs no key."""
+
+    url: str | None = None
+    api_key_file: Path | None = None
+    ca_file: Path | None = None
+    socket: Path = DEFAULT_SOCKET
+    timeout_s: float = 300.0
+    debug: bool = False
+
+
+class ApiClient:
+    """One HTTP client for one command."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._http = _local(connection) if connection.url is None else _remote(connection)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._http.close()
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Json = None,
+        query: Mapping[str, str | int] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Json:
+        """Send one request below `EXT` and return the decoded answer; None if it has no body.
+
+        Raises:
+            Refused: the server said no.
+            NoAnswer: it did not answer in time.
+            Unavailable: it was not reached.
+        """
+        sent = {"content-type": "application/json"} if body is not None else {}
+        with self._stream(
+            method, path, content=body, query=query, headers={**sent, **(headers or {})}
+        ) as response:
+            content = response.read()
+        return msgspec.json.decode(content) if content else None
+
+    def lines(self, path: str, query: Mapping[str, str | int] | None = None) -> Generator[bytes]:
+        """Yield the lines of a streamed answer as they come; raises as `call` does."""
+        with self._stream("GET", path, query=query, endless=True) as response:
+            rest = b""
+            for chunk in response.iter_bytes():
+                *whole, rest = (rest + chunk).split(b"\n")
+                yield from whole
+            if rest:
+                yield rest
+
+    @contextmanager
+    def _stream(
+        self,
+        method: str,
+        path: str,
+        *,
+        content: Json = None,
+        query: Mapping[str, str | int] | None = None,
+        headers: Mapping[str, str] | None = None,
+        endless: bool = False,
+    ) -> Generator[httpx.Response]:
+        limit = self._connection.timeout_s
+        try:
+            with self._http.stream(
+                method,
+                EXT + path,
+                params=dict(query or {}),
+                headers=dict(headers or {}),
+                content=None if content is None else msgspec.json.encode(content),
+                timeout=httpx.Timeout(limit, connect=10.0, read=None if endless else limit),
+            ) as response:
+                if self._connection.debug:
+                    request_id = response.headers.get("x-request-id", "unknown")
+                    click.echo(f"debug: {method} {path}: request {request_id}", err=True)
+                if response.status_code >= httpx.codes.MULTIPLE_CHOICES:
+                    raise _refusal(response)
+                yield response
+        except httpx.ReadTimeout as late:
+            raise NoAnswer(
+                f"no answer within {limit:g} s; what was asked for may still go on"
+            ) from late
+        except httpx.TransportError as lost:
+            raise Unavailable(
+                f"cannot reach {self._where()}: {lost}", hint=self._hint(lost)
+            ) from lost
+
+    def _where(self) -> str:
+        return self._connection.url or str(self._connection.socket)
+
+    def _hint(self, lost: httpx.TransportError) -> str:
+        if "CERTIFICATE_VERIFY_FAILED" in str(lost):
+            return "pass the cluster's certificate with --ca-file, and check the name in --url"
+        if self._connection.url is None:
+            return "is a Kahuna running on this node? Elsewhere use --url and --api-key-file"
+        return "check the URL, and that the Kahuna is running"
+
+
+def segment(text: str) -> str:
+    """Return `text` as one segment of a path, whatever it holds.
+
+    Raises:
+        Invalid: it is empty, or would walk the path.
+    """
+    if text in ("", ".", ".."):
+        raise Invalid(f"{text!r} is not an id or a name")
+    return quote(text, safe="")
+
+
+def _local(connection: Connection) -> httpx.Client:
+    if connection.api_key_file is not None or connection.ca_file is not None:
+        raise Invalid("--api-key-file and --ca-file go with --url", field="url")
+    transport = httpx.HTTPTransport(uds=str(connection.socket))
+    return httpx.Client(transport=transport, base_url="http://localhost", trust_env=False)
+
+
+def _remote(connection: Connection) -> httpx.Client:
+    url = httpx.URL(connection.url or "")
+    if url.scheme not in ("http", "https") or not url.host or url.path not in ("", "/"):
+        raise Invalid(
+            f"{connection.url!r} is not the URL of a Kahuna",
+            hint="write https://host[:port]",
+            field="url",
+        )
+    if url.scheme == "http" and not is_loopback(url.host):
+        raise Invalid(
+            f"a key is never sent in clear text to {url.host}", hint="use https://", field="url"
+        )
+    if connection.api_key_file is None:
+        raise Invalid("--url needs --api-key-file", field="api-key-file")
+    try:
+        key = read_private(connection.api_key_file).decode("ascii").strip()
+    except FileNotFoundError as missing:
+        raise NotFound(f"there is no key file {connection.api_key_file}") from missing
+    except UnicodeDecodeError as odd:
+        raise Invalid(f"{connection.api_key_file} does not hold a key") from odd
+    verify = httpx.create_ssl_context(
+        verify=True if connection.ca_file is None else str(connection.ca_file), trust_env=False
+    )
+    return httpx.Client(base_url=url, headers={"x-api-key": key}, verify=verify, trust_env=False)
+
+
+def _refusal(response: httpx.Response) -> Refused:
+    try:
+        return Refused(
+            response.status_code, msgspec.json.decode(response.read(), type=_Body).reason
+        )
+    except msgspec.MsgspecError:
+        return Refused(response.status_code, f"the server answered {response.status_code}")

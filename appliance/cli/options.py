@@ -1,0 +1,96 @@
+"""Options that many commands share, as decorators; the decorated function gets typed values."""
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+
+import click
+
+from appliance.cli.client import DEFAULT_SOCKET, ApiClient, Connection
+from appliance.cli.output import Format
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+FILE: Final = click.Path(path_type=Path, dir_okay=False)
+
+
+def remote(command: Callable[Concatenate[ApiClient, P], R]) -> Callable[..., R]:
+    """Give a command the connection options, and an `ApiClient` as its first argument."""
+
+    @click.option("--url", envvar="KOWABUNGA_URL", help="Kahuna to ask, https://host[:port].")
+    @click.option(
+        "--api-key-file", envvar="KOWABUNGA_API_KEY_FILE", type=FILE, help="Key for --url."
+    )
+    @click.option(
+        "--ca-file", envvar="KOWABUNGA_CA_FILE", type=FILE, help="Certificates to trust for --url."
+    )
+    @click.option(
+        "--socket",
+        envvar="KOWABUNGA_SOCKET",
+        type=FILE,
+        default=DEFAULT_SOCKET,
+        help="Local socket, used without --url.",
+        show_default=True,
+    )
+    @click.option(
+        "--timeout", default=300.0, show_default=True, help="Seconds to wait for an answer."
+    )
+    @click.option("--debug", is_flag=True, help="Print request ids and tracebacks.")
+    @functools.wraps(command)
+    def with_client(
+        *args: Any,  # noqa: ANN401 - the command's own, as click found them
+        url: str | None,
+        api_key_file: Path | None,
+        ca_file: Path | None,
+        socket: Path,
+        timeout: float,
+        debug: bool,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> R:
+        connection = Connection(
+            url=url,
+            api_key_file=api_key_file,
+            ca_file=ca_file,
+            socket=socket,
+            timeout_s=timeout,
+            debug=debug,
+        )
+        with ApiClient(connection) as client:
+            return command(client, *args, **kwargs)
+
+    return with_client
+
+
+def output(command: Callable[P, R]) -> Callable[P, R]:
+    """Add `-o`: the command gets `form`."""
+    return click.option(
+        "-o",
+        "--output",
+        "form",
+        type=click.Choice(Format),
+        default=Format.TABLE,
+        show_default=True,
+        help="How to print.",
+    )(command)
+
+
+def wait(command: Callable[P, R]) -> Callable[P, R]:
+    """Add `--wait/--no-wait`: by default a terminal waits for the end of the work."""
+    return click.option(
+        "--wait/--no-wait",
+        "wait",
+        default=sys.stdout.isatty,
+        help="Wait for the end of the work (default on a terminal).",
+    )(command)
+
+
+def passphrase_file(command: Callable[P, R]) -> Callable[P, R]:
+    """Add `--passphrase-file`; without it the passphrase is asked for, never taken from argv."""
+    return click.option(
+        "--passphrase-file",
+        type=FILE,
+        help="File (0600) with the passphrase; else it is asked for.",
+    )(command)

@@ -1,0 +1,124 @@
+"""How commands show things: tables for people, JSON, YAML or names for programs.
+
+Data goes to standard output. Text from the server is made harmless before a terminal sees it.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final
+
+import click
+
+from appliance.core.text import escape_controls
+
+Item = dict[str, Any]  # an object of the API, unchanged
+
+_NARROWEST: Final = 8
+_GAP: Final = "  "
+
+
+class Format(StrEnum):
+    TABLE = "table"
+    WIDE = "wide"
+    JSON = "json"
+    YAML = "yaml"
+    NAME = "name"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    title: str
+    show: Callable[[Item], object]
+    wide: bool = False  # only with -o wide
+
+
+def field(title: str, key: str, *, wide: bool = False) -> Column:
+    return Column(title, lambda item: item.get(key), wide)
+
+
+def moment(title: str, key: str, *, wide: bool = False) -> Column:
+    """A time in milliseconds, shown with its zone."""
+    return Column(title, lambda item: rfc3339(item.get(key)), wide)
+
+
+def rfc3339(at_ms: int | None) -> str:
+    if at_ms is None:
+        return ""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def show_list(items: list[Item], columns: Sequence[Column], form: Format, name: str) -> None:
+    """Print objects; `name` is the key that `-o name` prints."""
+    if form is Format.NAME:
+        for item in items:
+            click.echo(_text(item.get(name)))
+    elif form in (Format.TABLE, Format.WIDE):
+        for line in _table(items, columns, wide=form is Format.WIDE):
+            click.echo(line)
+    else:
+        _show_data(items, form)
+
+
+def show_one(item: Item, columns: Sequence[Column], form: Format, name: str) -> None:
+    """Print one object: as a table, one line per property."""
+    if form is Format.NAME:
+        click.echo(_text(item.get(name)))
+    elif form in (Format.TABLE, Format.WIDE):
+        width = max(len(column.title) for column in columns)
+        for column in columns:
+            value = _text(column.show(item))
+            if value:
+                click.echo(f"{column.title:<{width}}{_GAP}{value}")
+    else:
+        _show_data(item, form)
+
+
+def _show_data(data: Item | list[Item], form: Format) -> None:
+    # Both writers escape everything beyond ASCII.
+    if form is Format.JSON:
+        click.echo(json.dumps(data, indent=2))
+        return
+    import yaml  # noqa: PLC0415 - 15 ms that only -o yaml pays
+
+    click.echo(yaml.safe_dump(data, sort_keys=False), nl=False)
+
+
+def _table(items: list[Item], columns: Sequence[Column], *, wide: bool) -> list[str]:
+    shown = [column for column in columns if wide or not column.wide]
+    rows = [[column.title for column in shown]]
+    rows += [[_text(column.show(item)) or "-" for column in shown] for item in items]
+    widths = [max(len(row[index]) for row in rows) for index in range(len(shown))]
+    if not wide:
+        _fit(widths, shutil.get_terminal_size(fallback=(80, 24)).columns)
+    return [
+        _GAP.join(
+            _cut(cell, width).ljust(width) for cell, width in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _fit(widths: list[int], room: int) -> None:
+    """Take from the widest column until the table fits."""
+    excess = sum(widths) + len(_GAP) * (len(widths) - 1) - room
+    while excess > 0 and max(widths) > _NARROWEST:
+        widths[widths.index(max(widths))] -= 1
+        excess -= 1
+
+
+def _cut(cell: str, width: int) -> str:
+    return cell if len(cell) <= width else cell[: width - 2] + ".."
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ",".join(_text(member) for member in value)  # pyright: ignore[reportUnknownVariableType,reportUnknownArgumentType]
+    return escape_controls(str(value))
