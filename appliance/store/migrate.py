@@ -121,11 +121,14 @@ def _record(migration: Migration, now_ms: int) -> Statement:
 
 
 def _split(file_name: str, text: str) -> Iterator[str]:
+    *ended, rest = text.split(";")
     pending = ""
-    for piece in text.split(";"):
+    for piece in ended:
         pending += piece + ";"
-        if any(tokens(pending.removesuffix(";"))) and sqlite3.complete_statement(pending):
-            yield pending.strip().removesuffix(";")
+        if sqlite3.complete_statement(pending):
+            sql = pending.strip().removesuffix(";")
             pending = ""
-    if any(tokens(pending.removesuffix(";"))):
+            if any(tokens(sql)):
+                yield sql
+    if any(tokens(pending + rest)):
         raise KowabungaError(f"{file_name} ends within a statement")

@@ -16,7 +16,7 @@ from appliance.core.errors import KowabungaError, Unavailable
 from appliance.core.files import ensure_private_directory, exclusive
 from appliance.store import sqlite_file
 from appliance.store.base import Consistency, Row, Statement
-from appliance.store.migrate import migrate
+from appliance.store.migrate import Migration, migrate
 from appliance.store.sqlite_file import TimeLimit
 from appliance.store.sqlite_writer import Writer
 from appliance.store.statements import check_change, check_query
@@ -50,11 +50,19 @@ class SqliteStore:
         self._closed = False
 
     @classmethod
-    async def open(cls, path: Path, *, clock: Clock, statement_limit_s: float = 30.0) -> Self:
+    async def open(
+        cls,
+        path: Path,
+        *,
+        clock: Clock,
+        migrations: Sequence[Migration] | None = None,
+        statement_limit_s: float = 30.0,
+    ) -> Self:
         """Take the database for this process alone, check it, bring its schema up to date.
 
-        Makes it, and its directory, if there is none. A statement that runs longer than
-        `statement_limit_s` is stopped. Reads the whole file once: seconds for a gigabyte.
+        Makes it, and its directory, if there is none. The schema is the cluster's unless other
+        `migrations` are given. A statement that runs longer than `statement_limit_s` is stopped.
+        Reads the whole file once: seconds for a gigabyte.
 
         Raises:
             Conflict: another process has it, or its schema is newer than this program.
@@ -73,7 +81,7 @@ class SqliteStore:
         writer = Writer(connection, limit, lambda error: sqlite_file.translate(error, path))
         store = cls(path, lock, pool, writer, readers)
         try:
-            await migrate(store, clock=clock)
+            await migrate(store, clock=clock, migrations=migrations)
         except BaseException:
             await store.close()
             raise

@@ -7,22 +7,26 @@ CREATE TABLE operation (
     principal TEXT NOT NULL,
     request_key TEXT, -- hash of principal, method, path, query and body: the same request attaches
     arguments TEXT NOT NULL CHECK (json_valid(arguments)),
+    targets TEXT NOT NULL CHECK (json_valid(targets)), -- for the record: the locks go at the end
     state TEXT NOT NULL CHECK (state IN (
-        'pending', 'running', 'compensating', 'done', 'failed', 'cancelled', 'abandoned')),
+        'running', 'compensating', 'done', 'failed', 'cancelled', 'abandoned')),
     cancel_requested INTEGER NOT NULL DEFAULT 0 CHECK (cancel_requested IN (0, 1)),
+    nudges INTEGER NOT NULL DEFAULT 0, -- rises with each "retry now": ends the worker's pause
     -- Who works on it. claim rises with each claim and guards every write of the worker;
     -- beat rises while the worker lives: observers watch (claim, beat) by their own clocks.
     claimed_by TEXT,
-    claim INTEGER NOT NULL DEFAULT 0,
+    claim INTEGER NOT NULL DEFAULT 1,
     beat INTEGER NOT NULL DEFAULT 0,
     needs_agent TEXT, -- set on release: only an engine with a socket to this agent should claim
     elapsed_ms INTEGER NOT NULL DEFAULT 0 CHECK (elapsed_ms >= 0), -- worked or waited, monotonic
     budget_ms INTEGER NOT NULL CHECK (budget_ms > 0),
     attempts INTEGER NOT NULL DEFAULT 0, -- failures so far, all steps together
     problem TEXT CHECK (problem IS NULL OR json_valid(problem)), -- the last error
+    failure TEXT CHECK (failure IS NULL OR json_valid(failure)), -- why it is being undone
     created_at_ms INTEGER NOT NULL,
     finished_at_ms INTEGER,
-    CHECK ((finished_at_ms IS NULL) = (state IN ('pending', 'running', 'compensating')))
+    CHECK ((finished_at_ms IS NULL) = (state IN ('running', 'compensating'))),
+    CHECK (finished_at_ms IS NULL OR claimed_by IS NULL)
 ) STRICT;
 
 CREATE INDEX operation_unfinished ON operation (id) WHERE finished_at_ms IS NULL;
@@ -39,7 +43,8 @@ CREATE TABLE operation_step (
     PRIMARY KEY (operation_id, number)
 ) STRICT;
 
--- The highest fence ever given out for a target; outlives its operations.
+-- The highest fence ever given out for a target; outlives its operations, and is never pruned:
+-- a target that began again at 1 would be refused by its agent.
 CREATE TABLE target_fence (
     target TEXT PRIMARY KEY,
     fence INTEGER NOT NULL CHECK (fence >= 1)
