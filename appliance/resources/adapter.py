@@ -1,0 +1,94 @@
+"""Adapter: a virtual network card with addresses in one subnet."""
+
+import re
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import UNSET
+
+from appliance.core.errors import Invalid
+from appliance.resources.fields import Maybe, about, given
+from appliance.resources.ipv4 import parse_address, parse_network, parse_range
+from appliance.resources.names import check_count, check_name, check_text, check_unique, quoted
+from appliance.resources.subnet import Subnet
+
+MAX_ADDRESSES: Final = 256
+
+_MAC: Final = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}")
+_GROUP_BIT: Final = 1 << 40  # the lowest bit of the first octet (IEEE 802)
+
+
+class Adapter(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A network card of a virtual machine, or a set of addresses that a router holds."""
+
+    id: Annotated[Maybe[str], about("Id, made by the server", read_only=True)] = UNSET
+    name: Annotated[str, about("Name, unique among adapters")]
+    description: Annotated[Maybe[str], about("Free text", implied="")] = UNSET
+    mac: Annotated[Maybe[str], about("Hardware address; one is made if empty", implied="")] = UNSET
+    addresses: Annotated[Maybe[list[str]], about("IPv4 addresses", implied=[])] = UNSET
+    reserved: Annotated[
+        Maybe[bool],
+        about("Whether it belongs to a router, whose hardware address may repeat", default=False),
+    ] = UNSET
+
+
+def canonical_mac(mac: str) -> str:
+    """Return the one form in which equal hardware addresses are equal texts."""
+    return mac.lower()
+
+
+def check_adapter(adapter: Adapter, subnet: Subnet) -> None:
+    """Accept an adapter in a subnet that was accepted.
+
+    Raises:
+        Invalid: a field breaks a rule.
+    """
+    check_name(adapter.name)
+    check_text(given(adapter.description, ""))
+    if mac := given(adapter.mac, ""):
+        _check_mac(mac)
+    addresses = given(adapter.addresses, [])
+    check_count(addresses, "addresses", maximum=MAX_ADDRESSES)
+    check_unique(addresses, "addresses")
+    for index, address in enumerate(addresses):
+        _check_address(
+            address, f"addresses[{index}]", subnet, router=given(adapter.reserved, otherwise=False)
+        )
+
+
+def _check_mac(mac: str) -> None:
+    if not _MAC.fullmatch(mac):
+        raise Invalid(
+            f"mac {quoted(mac)} is not a hardware address",
+            field="mac",
+            hint="the form is 00:11:22:33:44:55",
+        )
+    number = int(mac.replace(":", ""), 16)
+    if number == 0 or number & _GROUP_BIT:
+        raise Invalid(
+            f"mac {mac} does not belong to one machine",
+            field="mac",
+            hint="the first octet is even, and not all are zero",
+        )
+
+
+def _check_address(text: str, field: str, subnet: Subnet, *, router: bool) -> None:
+    network = parse_network(subnet.cidr, "cidr")
+    address = parse_address(text, field)
+    if not network.has_host(address):
+        raise Invalid(f"{field} {text} is no address of a machine in {network}", field=field)
+    if router:
+        return
+    if text == subnet.gateway:
+        raise Invalid(
+            f"{field} {text} is the address of the subnet's router",
+            field=field,
+            hint="only a reserved adapter may have it",
+        )
+    for gateways in given(subnet.gw_pool, []):
+        if parse_range(gateways.first, gateways.last, "gw_pool").has(address):
+            raise Invalid(
+                f"{field} {text} is kept for the gateways of a project",
+                field=field,
+                hint="only a reserved adapter may have an address of gw_pool",
+            )
