@@ -19,7 +19,8 @@ from appliance.agent.fences import FenceBook
 from appliance.core.errors import Invalid, NotFound, Unavailable
 from appliance.model.target import Fence
 from appliance.rpc.gateway import Command
-from appliance.rpc.methods import METHODS, AnyMethod
+from appliance.rpc.method import AnyMethod
+from appliance.rpc.methods import METHODS
 
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
 

@@ -24,7 +24,7 @@ from appliance.core.errors import (
 from appliance.model.target import Fence
 from appliance.operations.operation import Origin
 from appliance.rpc.gateway import AgentGateway, Command
-from appliance.rpc.methods import Method
+from appliance.rpc.method import Method
 from appliance.store.base import Consistency, Row, Statement, Store
 
 A = TypeVar("A", bound=msgspec.Struct)

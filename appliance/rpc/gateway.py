@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from appliance.model.target import Fence
-from appliance.rpc.methods import Method
+from appliance.rpc.method import Method
 
 P = TypeVar("P", bound=msgspec.Struct)
 R = TypeVar("R", bound=msgspec.Struct)

@@ -33,12 +33,12 @@ from appliance.rpc.messages import (
     encode_result,
     rebuild_error,
 )
+from appliance.rpc.method import Method
 from appliance.rpc.methods import (
     SESSION_HELLO,
     SESSION_PROVE,
     Challenge,
     Hello,
-    Method,
     Proof,
 )
 from appliance.rpc.proof import AgentCredential, check_agent, prove_kahuna, transcript_of

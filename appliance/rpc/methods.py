@@ -5,52 +5,24 @@ Declares names, parameters, results and time limits. Must not hold any behaviour
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import Enum
 from types import MappingProxyType
-from typing import Annotated, Any, Final, Generic, Literal, TypeVar
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
 
 from appliance.core.ids import ID_PATTERN
 from appliance.model.agent import AgentType, CredentialKind
-
-P = TypeVar("P", bound=msgspec.Struct)
-R = TypeVar("R", bound=msgspec.Struct)
-
-
-class TimeoutClass(float, Enum):
-    """Seconds until the caller gives up. Choose by what the answer waits for."""
-
-    PROMPT = 2.0  # memory only: is anybody there?
-    FAST = 10.0  # a local read, one round trip to a daemon
-    NORMAL = 60.0  # one bounded change: define, attach, reload
-    SLOW = 240.0  # moves data or waits for a guest; stays under a client's five minutes
-
-
-@dataclass(frozen=True, slots=True)
-class Method(Generic[P, R]):
-    """One method: `effectful` ones need a Command and pass the fence before they run."""
-
-    name: str
-    params: type[P]
-    result: type[R]
-    timeout_s: float
-    effectful: bool
-    answered_by: Literal["agent", "kahuna", "both"]
-    about: str
-
+from appliance.rpc.compute import COMPUTE_METHODS
+from appliance.rpc.method import AnyMethod, Method, Nothing, TimeoutClass
+from appliance.rpc.network import NETWORK_METHODS
+from appliance.rpc.storage import STORAGE_METHODS
 
 Nonce = Annotated[bytes, Meta(min_length=32, max_length=32)]
 AgentId = Annotated[str, Meta(pattern=ID_PATTERN)]
 ShortText = Annotated[str, Meta(max_length=200)]
 EventValue = Annotated[str, Meta(max_length=4096)] | int
 ProtocolVersion = Annotated[int, Meta(ge=1, le=65535)]
-
-
-class Nothing(msgspec.Struct, frozen=True):
-    """No parameters, or no result beyond "done"."""
 
 
 class Hello(msgspec.Struct, frozen=True):
@@ -163,15 +135,14 @@ STREAM_OPEN: Final = Method(
     about="Dial a byte stream of this kind with the one-time token.",
 )  # fmt: skip
 
-# Any: the table mixes methods of every parameter type; each user names its own method above.
-AnyMethod = Method[Any, Any]
-
-METHODS: Final[Mapping[str, AnyMethod]] = MappingProxyType(
-    {
-        method.name: method
-        for method in (
-            SESSION_HELLO, SESSION_PROVE, SESSION_PING, SESSION_CANCEL, SESSION_REPLACED,
-            SESSION_EVENT, AGENT_PING, AGENT_DESCRIBE, STREAM_OPEN,
-        )
-    }
+_SESSION_METHODS: Final[tuple[AnyMethod, ...]] = (
+    SESSION_HELLO, SESSION_PROVE, SESSION_PING, SESSION_CANCEL, SESSION_REPLACED, SESSION_EVENT,
+    AGENT_PING, AGENT_DESCRIBE, STREAM_OPEN,
 )  # fmt: skip
+
+_ALL: Final[tuple[AnyMethod, ...]] = (
+    SESSION_HELLO, SESSION_PROVE, SESSION_PING, SESSION_CANCEL, SESSION_REPLACED, SESSION_EVENT,
+    AGENT_PING, AGENT_DESCRIBE, STREAM_OPEN,
+)  # fmt: skip
+
+METHODS: Final[Mapping[str, AnyMethod]] = MappingProxyType({method.name: method for method in _ALL})

@@ -11,7 +11,7 @@ from appliance.agent.fences import FenceBook
 from appliance.core.errors import Conflict, Invalid, KowabungaError, NotFound, Stale, Unavailable
 from appliance.model.target import Fence, target
 from appliance.rpc.gateway import Command
-from appliance.rpc.methods import AnyMethod, Method, TimeoutClass
+from appliance.rpc.method import AnyMethod, Method, TimeoutClass
 from tests.support.wait import until
 
 VOLUME = target("volume", "0" * 24)

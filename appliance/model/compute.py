@@ -1,0 +1,351 @@
+"""Domains, the virtual machines of one host: desired, observed, and the driver that joins them.
+
+A domain is named by the id of its instance; the user's name is only its title.
+"""
+
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Annotated, Final, Protocol
+
+import msgspec
+from msgspec import Meta
+
+from appliance.core.errors import Invalid
+from appliance.model.fields import InterfaceName, MacAddress, ObjectId, PositiveBytes
+from appliance.model.storage import StoragePoolRef
+
+GRACE_LIMIT_S: Final = 180  # leaves the hard stop time before a client gives up
+
+
+class Architecture(StrEnum):
+    X86_64 = "x86_64"
+    AARCH64 = "aarch64"
+
+
+class OsFamily(StrEnum):
+    LINUX = "linux"
+    WINDOWS = "windows"
+
+
+class Power(StrEnum):
+    RUNNING = "running"
+    STOPPED = "stopped"
+    PAUSED = "paused"
+
+
+class DomainState(StrEnum):
+    """The contract's texts for the state of an instance."""
+
+    NO_STATE = "No State"
+    RUNNING = "Running"
+    BLOCKED = "Blocked"
+    PAUSED = "Paused"
+    SHUTDOWN = "Shutdown"  # being shut down
+    SHUTOFF = "Shutoff"
+    CRASHED = "Crashed"
+    PM_SUSPENDED = "PM Suspended"
+
+
+class DomainReason(StrEnum):
+    """The contract's texts for how a domain came into its state; see `STATE_REASONS`."""
+
+    UNKNOWN = "Unknown"
+    BOOTED = "Booted"
+    MIGRATED = "Migrated"
+    RESTORED = "Restored"
+    FROM_SNAPSHOT = "From Snapshot"
+    UNPAUSED = "Unpaused"
+    MIGRATION_CANCELLED = "Migration Cancelled"
+    SAVE_CANCELLED = "Save Cancelled"
+    WAKE_UP = "Wake Up"
+    CRASHED = "Crashed"
+    POST_COPY = "Post Copy"
+    USER = "User"
+    MIGRATION = "Migration"
+    SAVE = "Save"
+    DUMP = "Dump"
+    IO_ERROR = "I/O Error"
+    WATCHDOG = "Watchdog"
+    SHUTTING_DOWN = "Shutting Down"
+    SNAPSHOT = "Snapshot"
+    STARTING_UP = "Starting Up"
+    POST_COPY_FAILED = "Post Copy Failed"
+    SHUTDOWN = "Shutdown"
+    DESTROYED = "Destroyed"
+    SAVED = "Saved"
+    FAILED = "Failed"
+    DAEMON = "Daemon"
+    PANICKED = "Panicked"
+
+
+_R = DomainReason
+STATE_REASONS: Final[Mapping[DomainState, tuple[DomainReason, ...]]] = MappingProxyType(
+    {
+        # The position of a reason is libvirt's number for it (virDomain*Reason, libvirt-domain.h).
+        DomainState.NO_STATE: (_R.UNKNOWN,),
+        DomainState.RUNNING: (
+            _R.UNKNOWN, _R.BOOTED, _R.MIGRATED, _R.RESTORED, _R.FROM_SNAPSHOT, _R.UNPAUSED,
+            _R.MIGRATION_CANCELLED, _R.SAVE_CANCELLED, _R.WAKE_UP, _R.CRASHED, _R.POST_COPY,
+        ),
+        DomainState.BLOCKED: (_R.UNKNOWN,),
+        DomainState.PAUSED: (
+            _R.UNKNOWN, _R.USER, _R.MIGRATION, _R.SAVE, _R.DUMP, _R.IO_ERROR, _R.WATCHDOG,
+            _R.FROM_SNAPSHOT, _R.SHUTTING_DOWN, _R.SNAPSHOT, _R.CRASHED, _R.STARTING_UP,
+            _R.POST_COPY, _R.POST_COPY_FAILED,
+        ),
+        DomainState.SHUTDOWN: (_R.UNKNOWN, _R.USER),
+        DomainState.SHUTOFF: (
+            _R.UNKNOWN, _R.SHUTDOWN, _R.DESTROYED, _R.CRASHED, _R.MIGRATED, _R.SAVED, _R.FAILED,
+            _R.FROM_SNAPSHOT, _R.DAEMON,
+        ),
+        DomainState.CRASHED: (_R.UNKNOWN, _R.PANICKED),
+        DomainState.PM_SUSPENDED: (_R.UNKNOWN,),
+    }
+)  # fmt: skip
+
+# States in which a process runs the domain and holds its memory and disks.
+ACTIVE_STATES: Final = frozenset(
+    {
+        DomainState.RUNNING, DomainState.BLOCKED, DomainState.PAUSED, DomainState.SHUTDOWN,
+        DomainState.PM_SUSPENDED,
+    }
+)  # fmt: skip
+
+
+class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a host offers.
+
+    Attributes:
+        cpu_cores: cores of all sockets together.
+        cpu_threads: threads of all cores together: what a scheduler counts as processors.
+        hypervisor: name and version, for people.
+        accelerated: guests run on the processor itself, not on an emulated one.
+    """
+
+    architecture: Architecture
+    cpu_vendor: str
+    cpu_model: str
+    cpu_sockets: int
+    cpu_cores: int
+    cpu_threads: int
+    memory_bytes: int
+    hypervisor: str
+    accelerated: bool
+    simulated: bool = False
+
+
+class DiskSpec(msgspec.Struct, frozen=True, kw_only=True):
+    storage_pool: StoragePoolRef
+    image_id: ObjectId
+
+
+class InterfaceSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A network card.
+
+    Attributes:
+        addresses: IPv4 addresses that the guest may send from; None: any (a router).
+    """
+
+    mac: MacAddress
+    bridge: InterfaceName
+    addresses: tuple[str, ...] | None = None
+
+
+class DomainSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A virtual machine as it shall be defined.
+
+    Attributes:
+        disks: in the order the guest sees them; the first one is booted.
+        interfaces: in the order the guest sees them.
+        seed: its CD-ROM for cloud-init.
+        generation: of the desired state; a label that is kept and told, never compared.
+    """
+
+    domain_id: ObjectId
+    name: Annotated[str, Meta(min_length=1, max_length=255)]
+    description: str = ""
+    vcpus: Annotated[int, Meta(ge=1, le=4096)]
+    memory_bytes: PositiveBytes
+    os: OsFamily
+    architecture: Architecture
+    disks: Annotated[tuple[DiskSpec, ...], Meta(min_length=1)]
+    interfaces: tuple[InterfaceSpec, ...] = ()
+    seed: DiskSpec | None = None
+    generation: Annotated[int, Meta(ge=0)]
+
+
+class ObservedDomain(msgspec.Struct, frozen=True, kw_only=True):
+    """A domain as it is.
+
+    Attributes:
+        generation: of the definition.
+        running_generation: of what runs; older than `generation` while a change awaits a restart,
+            None when nothing runs.
+    """
+
+    domain_id: ObjectId
+    name: str
+    state: DomainState
+    reason: DomainReason
+    generation: int
+    running_generation: int | None = None
+
+
+class Change(StrEnum):
+    """How a definition took effect."""
+
+    NONE = "none"  # it was so already
+    DEFINED = "defined"  # nothing runs: the next start uses it
+    LIVE = "live"  # what runs has it now
+    RESTART = "restart"  # at least a part waits for the domain to be stopped and started
+
+
+class AppliedDomain(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of `ensure_domain`; `restart_for` names the fields that wait for a restart."""
+
+    change: Change
+    restart_for: tuple[str, ...] = ()
+    observed: ObservedDomain
+
+
+class DomainStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """Counters of an active domain since its start, all its disks and interfaces together."""
+
+    domain_id: ObjectId
+    cpu_time_ns: int
+    memory_bytes: int
+    disk_read_bytes: int
+    disk_written_bytes: int
+    network_received_bytes: int
+    network_sent_bytes: int
+
+
+class DomainEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """A domain changed its state, by itself or by command: a hint to look, never the only one."""
+
+    domain_id: ObjectId
+    state: DomainState
+    reason: DomainReason
+
+
+DomainListener = Callable[[DomainEvent], None]
+
+
+def check_domain(spec: DomainSpec) -> None:
+    """Check what the fields' own types cannot say.
+
+    Raises:
+        Invalid: a disk or a MAC address is there twice.
+    """
+    images = [(disk.storage_pool, disk.image_id) for disk in spec.disks]
+    if len(set(images)) != len(images):
+        raise Invalid(f"domain {spec.domain_id} has a disk twice", field="disks")
+    macs = [interface.mac for interface in spec.interfaces]
+    if len(set(macs)) != len(macs):
+        raise Invalid(f"domain {spec.domain_id} has a MAC address twice", field="interfaces")
+
+
+class ComputeDriver(Protocol):
+    """Everything a host does to domains. Each call may be repeated, also after a crash inside it.
+
+    What the arguments merely refer to and what is not there is Invalid, naming the field; NotFound
+    is kept for the domain that the call is about. Besides the errors named, each call raises
+    Unavailable when the hypervisor does not answer and DriverError when it refuses.
+    """
+
+    async def get_host(self) -> HostFacts: ...
+
+    async def ensure_domain(self, spec: DomainSpec) -> AppliedDomain:
+        """Define the domain, or change it; what can change while it runs does so at once.
+
+        Starts and stops nothing. Until a restart, a repeat says again what waits for it.
+
+        Raises:
+            Invalid: an image or a bridge is not there; a disk or MAC address is there twice.
+            Conflict: the architecture differs from the existing domain's; or a disk that is to be
+                attached live is open in another domain.
+            InsufficientResource: more memory than the host has, or a foreign architecture.
+        """
+        ...
+
+    async def ensure_domain_absent(self, domain_id: str) -> None:
+        """Stop the domain hard and forget it, with all that the hypervisor keeps about it.
+
+        Its images stay. A domain that is not there is fine.
+        """
+        ...
+
+    async def ensure_power(
+        self, domain_id: str, power: Power, *, grace_s: float = 0
+    ) -> ObservedDomain:
+        """Bring the domain to running, stopped or paused, from whatever state.
+
+        Running: starts, resumes, or wakes up. Paused: pauses what runs and starts what does not,
+        paused. Stopped: within `grace_s` (at most `GRACE_LIMIT_S`) the guest is asked and waited
+        for, then the plug is pulled; a paused guest cannot react and is stopped at once.
+
+        Raises:
+            NotFound: no such domain.
+            Invalid: an image or a bridge of its definition is gone.
+            Conflict: a disk is open in another domain.
+        """
+        ...
+
+    async def request_shutdown(self, domain_id: str) -> ObservedDomain:
+        """Ask the guest to power off and return at once; without effect when nothing runs.
+
+        Raises:
+            NotFound: no such domain.
+        """
+        ...
+
+    async def reboot(self, domain_id: str) -> ObservedDomain:
+        """Ask the guest to reboot. Not for repeating: a repeat asks again.
+
+        Raises:
+            NotFound: no such domain.
+            Conflict: it does not run.
+        """
+        ...
+
+    async def reset(self, domain_id: str) -> ObservedDomain:
+        """Push the reset button. Not for repeating: a repeat pushes again.
+
+        Raises:
+            NotFound: no such domain.
+            Conflict: it neither runs nor is paused.
+        """
+        ...
+
+    async def grow_disk(self, domain_id: str, image_id: str, size_bytes: int) -> None:
+        """Grow a disk of an active domain to `size_bytes`, image and guest's view; never shrink.
+
+        The only way where the hypervisor locks open images; `StorageDriver.ensure_image` is the
+        way while the domain is inactive.
+
+        Raises:
+            NotFound: no such domain, or it has no such disk.
+            Conflict: it is not active, or the image is larger.
+            InsufficientResource: larger than the whole pool.
+        """
+        ...
+
+    async def get_domain(self, domain_id: str) -> ObservedDomain:
+        """Raises NotFound."""
+        ...
+
+    async def list_domains(self) -> list[ObservedDomain]:
+        """Return every domain of ours on this host, by id, in one call to the hypervisor."""
+        ...
+
+    async def list_statistics(self) -> list[DomainStatistics]:
+        """Return the counters of every active domain, by id, in one call to the hypervisor."""
+        ...
+
+    def on_event(self, listener: DomainListener) -> None:
+        """Call `listener`, in the event loop, at each change of state; it must not block or raise.
+
+        One listener: a new one takes the place of the old.
+        """
+        ...

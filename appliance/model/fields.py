@@ -1,0 +1,14 @@
+"""Annotated field types that several kinds of objects share; enforced when a Struct is decoded."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from appliance.core.ids import ID_PATTERN
+
+ObjectId = Annotated[str, Meta(pattern=ID_PATTERN)]
+MacAddress = Annotated[str, Meta(pattern=r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")]
+# The kernel keeps 15 characters and a NUL (IFNAMSIZ, if.h); "." and ".." are refused by it.
+InterfaceName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$")]
+PositiveBytes = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]

@@ -1,0 +1,106 @@
+"""Networks of nodes: bridges on a Kaktus, names of a region on a Kiwi, and their drivers."""
+
+import hashlib
+from typing import Annotated, Protocol
+
+import msgspec
+from msgspec import Meta
+
+from appliance.model.fields import InterfaceName
+
+
+class BridgeSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """The bridge of a vnet on one node."""
+
+    name: InterfaceName
+    vlan: Annotated[int, Meta(ge=0, le=4094)]  # 0: untagged
+
+
+class BridgeList(msgspec.Struct, frozen=True):
+    """The bridges that we made on a node, by name."""
+
+    bridges: tuple[BridgeSpec, ...]
+
+
+class HostNetworkDriver(Protocol):
+    """The bridges that domains plug into. Never changes or removes an interface we did not make."""
+
+    async def ensure_bridge(self, spec: BridgeSpec) -> None:
+        """Create the bridge, joined to its VLAN; repair one of ours that differs.
+
+        Raises:
+            Conflict: an interface of that name exists and is not ours.
+        """
+        ...
+
+    async def ensure_bridge_absent(self, name: str) -> None:
+        """Remove the bridge; one that is not there is fine.
+
+        Raises:
+            Conflict: the interface is not ours.
+            Busy: a running domain is plugged into it.
+        """
+        ...
+
+    async def list_bridges(self) -> BridgeList: ...
+
+
+class DnsRecord(msgspec.Struct, frozen=True, kw_only=True, order=True):
+    """One name and its IPv4 addresses; `name` is relative to its zone."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=253)]
+    addresses: tuple[str, ...]
+
+
+class DnsZone(msgspec.Struct, frozen=True, kw_only=True, order=True):
+    name: Annotated[str, Meta(min_length=1, max_length=253)]
+    records: tuple[DnsRecord, ...]
+
+
+class RegionNetwork(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a Kiwi serves for its region: always whole, so that no delta can be lost."""
+
+    generation: Annotated[int, Meta(ge=0)]
+    dns_zones: tuple[DnsZone, ...]
+
+
+class ObservedRegionNetwork(msgspec.Struct, frozen=True, kw_only=True):
+    """What a Kiwi serves; `sha256` is `region_network_digest` of it."""
+
+    generation: int
+    sha256: str
+
+
+def region_network_digest(network: RegionNetwork) -> str:
+    """Return a SHA-256 that is equal for equal content, whatever its order and generation."""
+    zones = sorted(
+        DnsZone(
+            name=zone.name,
+            records=tuple(
+                sorted(
+                    DnsRecord(name=record.name, addresses=tuple(sorted(record.addresses)))
+                    for record in zone.records
+                )
+            ),
+        )
+        for zone in network.dns_zones
+    )
+    return hashlib.sha256(msgspec.json.encode(zones)).hexdigest()
+
+
+class NetworkDriver(Protocol):
+    """What a Kiwi serves to its region."""
+
+    async def ensure_region_network(self, network: RegionNetwork) -> ObservedRegionNetwork:
+        """Serve exactly this document; what it does not name is served no longer.
+
+        A document equal to the one served reloads nothing.
+
+        Raises:
+            Invalid: two zones, or two records of one zone, have the same name.
+        """
+        ...
+
+    async def get_region_network(self) -> ObservedRegionNetwork:
+        """Return what is served now; generation 0 with the empty document's digest at first."""
+        ...
