@@ -1,11 +1,21 @@
-"""Wait for a condition instead of a time."""
+"""Wait for a condition of the real world: never for a time."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
 
-async def until(condition: Callable[[], object], *, within_s: float = 20.0) -> None:
-    """Return as soon as the condition holds; give threads and sockets the time they need."""
-    async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110 - any condition; nobody sets an event for it
-            await asyncio.sleep(0.001)
+async def until(condition: Callable[[], bool], what: str, *, timeout_s: float = 10.0) -> None:
+    """Look again and again; fail with `what` did not come true."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, f"not within {timeout_s} s: {what}"
+        await asyncio.sleep(0.01)
+
+
+def until_now(condition: Callable[[], bool], what: str, *, timeout_s: float = 10.0) -> None:
+    """Do the same outside of asyncio."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, f"not within {timeout_s} s: {what}"
+        time.sleep(0.01)
