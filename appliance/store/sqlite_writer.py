@@ -25,13 +25,14 @@ _MAX_STATEMENTS_TOGETHER: Final = 2048  # bounds how long the first of a group w
 Batch = tuple[Statement, ...]
 Outcome = list[int] | Exception
 T = TypeVar("T")
+_UNTRIED: Final = KowabungaError("a batch was never tried")  # rather an error than no answer ever
 
 
 @dataclass(slots=True, eq=False)
 class _Job:
     batch: Batch
     answer: asyncio.Future[list[int]]
-    outcome: Outcome | None = None
+    outcome: Outcome = _UNTRIED
 
 
 class Writer:
@@ -74,10 +75,9 @@ class Writer:
         return await job.answer
 
     async def close(self) -> None:
-        """Write what waits, then close the connection; safe to repeat."""
-        if not self._closing:
-            self._closing = True
-            self._queue.put(None)
+        """Write what waits, then close the connection; called once."""
+        self._closing = True
+        self._queue.put(None)
         await asyncio.shield(self._ended)
 
     def _run(self) -> None:
@@ -115,6 +115,7 @@ class Writer:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
+            self._roll_back()  # should an earlier one have failed
             for job in jobs:
                 job.outcome = self._translate(error)
             return
@@ -173,5 +174,5 @@ def _answer(jobs: list[_Job]) -> None:
             continue
         if isinstance(job.outcome, list):
             job.answer.set_result(job.outcome)
-        elif job.outcome is not None:
+        else:
             job.answer.set_exception(job.outcome)

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Final
 
 from appliance.core.errors import Invalid, KowabungaError
-from appliance.store.base import SqlValue, Statement
+from appliance.store.base import Statement
 
 MAX_TEXT: Final = 16 * 1024 * 1024  # characters; far above any value of ours, far below SQLite's
 _MIN_INTEGER: Final = -(2**63)
@@ -110,27 +110,26 @@ def _check_parameters(statement: Statement, found: Shape) -> None:
         _check_value(value)
 
 
-def _check_value(value: SqlValue) -> None:
-    match value:
-        case None:
-            return
-        case str():
-            # SQLite's own text functions stop at a NUL, and a lone surrogate has no UTF-8.
-            if "\0" in value:
-                raise Invalid("a text contains a NUL character")
-            if len(value) > MAX_TEXT:
-                raise Invalid(f"a text is longer than {MAX_TEXT} characters")
-            if not value.isascii():
-                _check_encodable(value)
-        case int():
-            if not _MIN_INTEGER <= value <= _MAX_INTEGER:
-                raise Invalid("an integer does not fit into 64 bits")
-        case _:  # pyright: ignore[reportUnnecessaryComparison] - callers can be wrong
-            raise Invalid(f"a value is a {type(value).__name__}; only text, integer and NULL exist")
+def _check_value(value: object) -> None:
+    if value is None:
+        return
+    if isinstance(value, str):
+        _check_text(value)
+    elif not isinstance(value, int):
+        kind = type(value).__name__
+        raise Invalid(f"a value is a {kind}; only text, integer and NULL can be stored")
+    elif not _MIN_INTEGER <= value <= _MAX_INTEGER:
+        raise Invalid("an integer does not fit into 64 bits")
 
 
-def _check_encodable(value: str) -> None:
+def _check_text(value: str) -> None:
+    """Refuse what would not come back as it went: SQLite's text functions stop at a NUL."""
+    if "\0" in value:
+        raise Invalid("a text contains a NUL character")
+    if len(value) > MAX_TEXT:
+        raise Invalid(f"a text is longer than {MAX_TEXT} characters")
     try:
-        value.encode()
+        if not value.isascii():
+            value.encode()
     except UnicodeEncodeError as lone:
         raise Invalid("a text contains half of a surrogate pair") from lone

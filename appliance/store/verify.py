@@ -32,4 +32,6 @@ async def verify(store: Store) -> list[str]:
             findings.append(damage.detail)
         else:
             findings += [row["finding"] for row in rows]
-    return [str(finding) for finding in findings if finding != "ok"]
+    # SQLite packs what it finds in the file's structure into one text of many lines.
+    lines = [line for finding in findings for line in str(finding).splitlines()]
+    return [line for line in lines if line != "ok"]
