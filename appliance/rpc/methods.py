@@ -141,8 +141,10 @@ _SESSION_METHODS: Final[tuple[AnyMethod, ...]] = (
 )  # fmt: skip
 
 _ALL: Final[tuple[AnyMethod, ...]] = (
-    SESSION_HELLO, SESSION_PROVE, SESSION_PING, SESSION_CANCEL, SESSION_REPLACED, SESSION_EVENT,
-    AGENT_PING, AGENT_DESCRIBE, STREAM_OPEN,
-)  # fmt: skip
+    *_SESSION_METHODS,
+    *COMPUTE_METHODS,
+    *STORAGE_METHODS,
+    *NETWORK_METHODS,
+)
 
 METHODS: Final[Mapping[str, AnyMethod]] = MappingProxyType({method.name: method for method in _ALL})

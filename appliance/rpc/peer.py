@@ -37,14 +37,12 @@ from appliance.rpc.messages import (
     encode_result,
     rebuild_error,
 )
+from appliance.rpc.method import AnyMethod, Method, Nothing
 from appliance.rpc.methods import (
     SESSION_CANCEL,
     SESSION_PING,
     SESSION_REPLACED,
-    AnyMethod,
     Cancel,
-    Method,
-    Nothing,
     Replaced,
 )
 from appliance.rpc.outbox import Outbox, Outgoing
@@ -186,14 +184,12 @@ class Peer:
     def retire(self, grace_s: float) -> None:
         """Tell the other side that it was replaced; take its last answers for a grace period."""
         self.notify(SESSION_REPLACED, Replaced(grace_ms=round(grace_s * 1000)))
-        self._refusing = "a newer session took over"
-        self._spawn(self._close_after(grace_s))
+        self._begin_end("a newer session took over", self._close_after(grace_s))
 
     def drain(self, grace_s: float) -> None:
         """Begin nothing new; close as soon as everything begun has been answered."""
-        self._refusing = "the session is ending"
         self._quiet.clear()
-        self._spawn(self._close_when_quiet(grace_s))
+        self._begin_end("the session is ending", self._close_when_quiet(grace_s))
 
     async def run(self) -> TransportClosed:
         """Serve until the connection ends, and return why. Cancel it to go away."""
@@ -204,12 +200,14 @@ class Peer:
                 tasks.create_task(self._until_closed(self._write()), name=f"write {self.name}")
                 tasks.create_task(self._until_closed(self._read()), name=f"read {self.name}")
                 tasks.create_task(self._watch(), name=f"watch {self.name}")
-                why = await self._ended
+                try:
+                    why = await self._ended
+                finally:
+                    self._finish(why)
                 _leave()
         except* _Ended:
             pass
         finally:
-            self._finish(why)
             self._fail_pending(why)
             await self._close_transport(why)
         return why
@@ -390,6 +388,13 @@ class Peer:
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         assert self._tasks is not None, "only a running peer serves"
         return self._tasks.create_task(work)
+
+    def _begin_end(self, why: str, work: Coroutine[None, None, None]) -> None:
+        if self._refusing is None:
+            self._refusing = why
+            self._spawn(work)
+        else:
+            work.close()
 
     def _check_quiet(self) -> None:
         sending = self._sending_since is not None or len(self._outbox)

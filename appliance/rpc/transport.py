@@ -35,6 +35,15 @@ class CloseCode(IntEnum):
     LOST = 4504  # nothing received for 15 s
 
 
+_NEVER_SENT: Final = frozenset({1005, CloseCode.ABNORMAL, 1015})
+
+
+def closing_frame(code: int, reason: str) -> tuple[int, str]:
+    """Return what may be put on the wire (RFC 6455, sections 5.5 and 7.4.1)."""
+    clipped = reason.encode()[:123].decode(errors="ignore")
+    return (CloseCode.GOING_AWAY if code in _NEVER_SENT else code), clipped
+
+
 class TransportClosed(Exception):
     """The transport carries nothing any more."""
 
