@@ -28,7 +28,7 @@ _ADDRESS: Final = re.compile(r"[^\s@<>,;:\"()\[\]\\]+@(?P<host>[^\s@<>]+)")
 _MAILBOX: Final = re.compile(r"(?:[^<>@\x00-\x1f]* <(?P<inner>[^<>]+)>|(?P<bare>[^<>\s]+))")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # with slots, Setting[...](...) fails in typing (Python 3.11)
 class Setting(Generic[T_co]):
     """A setting whose value anybody who may list settings can see.
 

@@ -15,7 +15,7 @@ from appliance.core.errors import Conflict, Corrupt, Invalid, NotFound, Stale
 from appliance.core.ids import new_id
 from appliance.core.secret import Secret
 from appliance.model.agent import AgentIdentity, AgentType, CredentialKind
-from appliance.model.target import target as target_of
+from appliance.model.target import target
 from appliance.services.secrets import Sealer, Secrets, forget_all
 from appliance.store.base import Consistency, Row, Statement, Store, fetch, fetch_one, guard
 
@@ -251,12 +251,12 @@ class Agents:
         rows = await self._store.query(Statement("SELECT id, credential_serial FROM agent"))
         return {str(row["id"]): int(row["credential_serial"] or 0) for row in rows}
 
-    async def may_speak(self, agent_id: str, target: str) -> bool:
+    async def may_speak(self, agent_id: str, about: str) -> bool:
         """Tell whether an agent may report on a target."""
         rows = await self._store.query(
             Statement(
                 "SELECT 1 AS yes FROM agent_target WHERE agent_id = ? AND target = ?",
-                (agent_id, target),
+                (agent_id, about),
             )
         )
         return bool(rows)
@@ -300,7 +300,7 @@ class _IdentityRow(msgspec.Struct, frozen=True):
 
 
 def _owner(agent_id: str) -> str:
-    return target_of("agent", agent_id)
+    return target("agent", agent_id)
 
 
 def _guard_exists(agent_id: str) -> tuple[Statement, Statement]:
