@@ -5,8 +5,8 @@ headers and ambiguous paths, adds the security headers and writes the access log
 """
 
 import time
-from collections.abc import Awaitable, Iterable
-from typing import Final, Protocol
+from collections.abc import Awaitable, Iterable, Mapping
+from typing import Final, Protocol, cast
 
 import msgspec
 import structlog
@@ -20,7 +20,7 @@ from appliance.model.principal import Principal
 
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
 
-REQUEST_ID: Final = "request_id"  # in scope["state"], for handlers and error answers
+_REQUEST_ID: Final = "request_id"  # in scope["state"], for handlers and error answers
 
 _SECURITY_HEADERS: Final = (
     (b"cache-control", b"no-store"),
@@ -85,7 +85,7 @@ class Edge:
             principal = await self._authenticate(scope)
             self._refuse_ambiguous(scope, principal)
             inner = {**scope, "user": principal, "auth": None}
-            inner["state"] = {**scope.get("state", {}), REQUEST_ID: request_id}
+            inner["state"] = {**scope.get("state", {}), _REQUEST_ID: request_id}
             if scope["method"] == "HEAD":
                 inner["method"] = "GET"  # the server leaves the body out
             await self._app(inner, receive, send_decorated)
@@ -124,6 +124,12 @@ class Edge:
             return True
         values = [value for name, value in headers if name == b"host"]
         return len(values) == 1 and host_name(values[0].decode("latin-1")) in self._hosts
+
+
+def request_id_of(scope: object) -> str:
+    """Return the name that the edge gave to the request of this scope."""
+    state = cast("Mapping[str, Mapping[str, str]]", scope).get("state", {})
+    return state.get(_REQUEST_ID, "unknown")
 
 
 def host_name(authority: str) -> str:

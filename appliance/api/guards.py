@@ -35,6 +35,11 @@ def principal_of(scope: object) -> Principal | None:
     return cast("Mapping[str, Principal | None]", scope).get("user")
 
 
+def was_routed(scope: object) -> bool:
+    """Tell whether the framework has found a route for this scope."""
+    return "route_handler" in cast("Mapping[str, object]", scope)
+
+
 def is_allowed(who: Allow, principal: Principal | None) -> bool:
     """Decide.
 

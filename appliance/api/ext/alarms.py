@@ -1,0 +1,31 @@
+"""Alarms: what the owner of the cluster should look at."""
+
+from typing import Annotated
+
+from litestar import Controller, delete, get
+from litestar.params import Parameter
+
+from appliance.api.guards import Allow, allow
+from appliance.api.services import Services
+from appliance.services.alarms import Alarm
+
+
+class AlarmController(Controller):
+    path = "/alarms"
+    tags = ("alarm",)
+    opt = allow(Allow.SUPER_ADMIN)
+
+    @get(operation_id="ListAlarms")
+    async def list_alarms(self, services: Services) -> list[Alarm]:
+        """Return the standing alarms, the latest first."""
+        return await services.alarms.list()
+
+    @delete(operation_id="ClearAlarm", status_code=204)
+    async def clear_alarm(
+        self,
+        services: Services,
+        kind: Annotated[str, Parameter(description="The alarm's kind.")],
+        target: Annotated[str, Parameter(description='What it is about, "kind/id".')],
+    ) -> None:
+        """Take an alarm away; it comes back if its cause is still there."""
+        await services.alarms.clear(kind, target)

@@ -1,0 +1,67 @@
+"""Durable work: what is under way, what became of it, and an operator's say in it."""
+
+from collections.abc import AsyncGenerator
+from typing import Annotated
+
+import msgspec
+from litestar import Controller, get, post
+from litestar.params import Parameter
+from litestar.response import Stream
+
+from appliance.api.guards import Allow, allow
+from appliance.api.services import Services
+from appliance.api.streams import UntilStopped
+from appliance.model.principal import Principal
+from appliance.operations.operation import Abandoned, Operation
+
+_JSON_LINES = "application/x-ndjson"
+
+
+class OperationId(msgspec.Struct, frozen=True):
+    """The operation that does what was asked for."""
+
+    operation: str
+
+
+class OperationController(Controller):
+    path = "/operations"
+    tags = ("operation",)
+    opt = allow(Allow.SUPER_ADMIN)
+
+    @get(operation_id="ListOperations")
+    async def list_operations(
+        self,
+        services: Services,
+        limit: Annotated[int, Parameter(ge=1, le=1000)] = 100,
+        unfinished: Annotated[bool, Parameter(description="Only those under way.")] = False,  # noqa: FBT002
+    ) -> list[Operation]:
+        """Return operations, the newest first."""
+        return list(await services.engine.list(unfinished=unfinished, limit=limit))
+
+    @get("/{operation_id:str}", operation_id="GetOperation")
+    async def get_operation(self, services: Services, operation_id: str) -> Operation:
+        """Return one operation."""
+        return await services.engine.get(operation_id)
+
+    @get("/{operation_id:str}/watch", operation_id="WatchOperation", media_type=_JSON_LINES)
+    async def watch_operation(self, services: Services, operation_id: str) -> Stream:
+        """Return the operation now and after each change, one JSON object a line, to its end."""
+        await services.engine.get(operation_id)
+
+        async def lines() -> AsyncGenerator[bytes]:
+            async for operation in services.engine.watch(operation_id):
+                yield msgspec.json.encode(operation) + b"\n"
+
+        return Stream(UntilStopped(lines(), services.stopping), media_type=_JSON_LINES)
+
+    @post("/{operation_id:str}/retry", operation_id="RetryOperation", status_code=202)
+    async def retry_operation(
+        self, services: Services, principal: Principal, operation_id: str
+    ) -> OperationId:
+        """Try again now; the answer names the operation that does, a new one if it had failed."""
+        return OperationId(await services.engine.retry(operation_id, str(principal)))
+
+    @post("/{operation_id:str}/abandon", operation_id="AbandonOperation", status_code=200)
+    async def abandon_operation(self, services: Services, operation_id: str) -> Abandoned:
+        """Let go of an unfinished operation; the answer lists what it leaves behind."""
+        return await services.engine.abandon(operation_id)
