@@ -1,3 +1,5 @@
+from functools import partial
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -162,11 +164,11 @@ def test_errors_carry_no_secret() -> None:
     secrets = {"K" * 8, "P" * 8, crypto.to_base64(key)[:8], "plaintext", "correct horse"}
     sealed = crypto.seal(key, b"plaintext", b"")
     file = crypto.seal_with_passphrase(PASSPHRASE, b"plaintext", "kind")
-    attempts = [
-        lambda: crypto.unseal(key, _flip(sealed, 20), b""),
-        lambda: crypto.unwrap(b"x" * 80, private, b""),
-        lambda: crypto.from_base64("plaintext!"),
-        lambda: crypto.unseal_with_passphrase(Secret("wrong horse"), file, "kind"),
+    attempts: list[partial[bytes]] = [
+        partial(crypto.unseal, key, _flip(sealed, 20), b""),
+        partial(crypto.unwrap, b"x" * 80, private, b""),
+        partial(crypto.from_base64, "plaintext!"),
+        partial(crypto.unseal_with_passphrase, Secret("wrong horse"), file, "kind"),
     ]
     for attempt in attempts:
         with pytest.raises(KowabungaError) as raised:

@@ -19,7 +19,7 @@ def test_is_masked_wherever_python_shows_it() -> None:
 
 def test_is_masked_in_a_traceback_that_names_it() -> None:
     with pytest.raises(KeyError) as raised:
-        {}[str(Secret(VALUE)), repr(Secret(VALUE))]
+        {"": 0}[f"{Secret(VALUE)} {Secret(VALUE)!r}"]
     assert VALUE not in "".join(traceback.format_exception(raised.value))
 
 
