@@ -5,13 +5,15 @@ Everything it needs comes in as one `Services`; there are no globals. `/api/v1` 
 """
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from litestar import Litestar, Response, Router
 from litestar.connection import Request
 from litestar.di import Provide
+from litestar.exceptions import NotFoundException
 from litestar.types import ControllerRouterHandler
 
+from appliance.api.asgi import AsgiApp
 from appliance.api.edge import request_id_of
 from appliance.api.ext import agents, alarms, health, keys, operations, settings
 from appliance.api.ext.document import document_route
@@ -19,7 +21,7 @@ from appliance.api.guards import guard, principal_of, was_routed
 from appliance.api.problems import ProblemBody, answer
 from appliance.api.requests import MAX_BODY_BYTES, ApiRequest
 from appliance.api.services import Services
-from appliance.core.errors import Unauthenticated
+from appliance.core.errors import NotFound, Unauthenticated
 from appliance.model.principal import Principal
 
 EXT_PATH: Final = "/api/ext/v1"
@@ -40,28 +42,37 @@ def ext_router() -> Router:
 
 
 def create_app(
-    services: Services, further_routes: Sequence[ControllerRouterHandler] = ()
+    services: Services,
+    further_routes: Sequence[ControllerRouterHandler] = (),
+    *,
+    max_body_bytes: int = MAX_BODY_BYTES,
 ) -> Litestar:
     """Make the application; `further_routes` are the agents' sockets."""
+    dependencies = {
+        "services": Provide(lambda: services, sync_to_thread=False),
+        "principal": Provide(_principal, sync_to_thread=False),
+    }
     return Litestar(
         route_handlers=[
             ext_router(),
-            document_route(ext_router, EXT_PATH),
+            document_route(ext_router, EXT_PATH, dependencies),
             health.healthz,
             *further_routes,
         ],
-        dependencies={
-            "services": Provide(lambda: services, sync_to_thread=False),
-            "principal": Provide(_principal, sync_to_thread=False),
-        },
+        dependencies=dependencies,
         guards=[guard],
         exception_handlers={Exception: _on_error},
         request_class=ApiRequest,
-        request_max_body_size=MAX_BODY_BYTES,
+        request_max_body_size=max_body_bytes,
         openapi_config=None,
         logging_config=None,
         debug=False,
     )
+
+
+def as_asgi(app: Litestar) -> AsgiApp:
+    """Return the application in plain ASGI types, for what stands around it."""
+    return cast("AsgiApp", app)
 
 
 def _principal(request: Request[Any, Any, Any]) -> Principal | None:
@@ -69,8 +80,11 @@ def _principal(request: Request[Any, Any, Any]) -> Principal | None:
 
 
 def _on_error(request: Request[Any, Any, Any], error: Exception) -> Response[ProblemBody]:
-    if not was_routed(request.scope) and principal_of(request.scope) is None:
-        # No route was found for a stranger: he learns nothing of which ones exist.
-        error = Unauthenticated("no valid credential came with the request")
+    if not was_routed(request.scope):
+        if principal_of(request.scope) is None:
+            # A stranger learns nothing of which paths exist.
+            error = Unauthenticated("no valid credential came with the request")
+        elif isinstance(error, NotFoundException):
+            error = NotFound("there is nothing at this path")
     refusal = answer(error, request_id_of(request.scope))
     return Response(refusal.body, status_code=refusal.body.status, headers=dict(refusal.headers))

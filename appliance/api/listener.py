@@ -128,14 +128,10 @@ class Listener(uvicorn.Server):
                 reset_contextvars=True,
             )
         )
+        self.listening: Final = asyncio.Event()
         self._socket = sock
         self._limits = limits
         self._tls = tls
-
-    @property
-    def port(self) -> int:
-        """The TCP port: of interest when 0 was asked for."""
-        return cast("int", self._socket.getsockname()[1])
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until cancelled, then finish what is under way within `graceful_stop_s`."""
@@ -158,6 +154,7 @@ class Listener(uvicorn.Server):
         )
         self.servers = [server]
         self.started = True
+        self.listening.set()
 
     async def main_loop(self) -> None:
         while True:

@@ -3,9 +3,53 @@
 A composition root: it wires and starts, it decides nothing.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+import structlog
+
+from appliance.api.agents import agent_socket
+from appliance.api.app import as_asgi, create_app
+from appliance.api.authenticate import by_api_key, by_peer
+from appliance.api.certificate import ClusterCertificate, OwnerCertificate, ServerCertificate
+from appliance.api.edge import Edge
+from appliance.api.listener import Limits, Listener, bind_local, bind_tcp
+from appliance.api.services import Services
+from appliance.core.aio import BlockingPool, supervise
+from appliance.core.clock import Clock, SystemClock
+from appliance.core.errors import Invalid
+from appliance.core.files import ensure_private_directory
+from appliance.core.ids import new_id
+from appliance.model.node import is_loopback
+from appliance.model.setting import REQUEST_BYTES
+from appliance.operations.engine import Engine
+from appliance.rpc.directory import AgentDirectory
+from appliance.rpc.hub import Hub
+from appliance.services.agents import Agents
+from appliance.services.alarms import Alarms
+from appliance.services.authority import Authority
+from appliance.services.cluster import ensure_cluster
+from appliance.services.key_files import KeyFiles
+from appliance.services.keyring import Keyring
+from appliance.services.master_key import ApiKeys, MasterKey
+from appliance.services.node_identity import ensure_node_identity
+from appliance.services.recovery import Recovery
+from appliance.services.rotation import Rotation
+from appliance.services.secrets import Secrets
+from appliance.services.settings import Settings
+from appliance.store.sqlite import SqliteStore
+
+_log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
+
+LOCAL_SOCKET: Final = Path("run/api.sock")  # below the state directory
+DATABASE: Final = "state.db"
+_LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1")
+_ANY_ADDRESS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared, not bound
+_LIMITS: Final = Limits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,4 +104,149 @@ async def run_kahuna(config: KahunaConfig, *, ready: Callable[[Ready], None]) ->
         Conflict: another process holds the state directory or the address.
         Corrupt: the state cannot be trusted, or was written by a newer release.
     """
-    raise NotImplementedError
+    async with open_kahuna(config, SystemClock()) as kahuna:
+        await kahuna.serve(ready)
+
+
+@asynccontextmanager
+async def open_kahuna(
+    config: KahunaConfig,
+    clock: Clock,
+    *,
+    directory_of: Callable[[Agents], AgentDirectory] = lambda agents: agents,
+) -> AsyncGenerator["Kahuna"]:
+    """Open the state and wire everything, without serving yet; raises as `run_kahuna` does.
+
+    `directory_of` puts something between the hub and the agents' rows: the simulation does.
+    """
+    if config.plain and not is_loopback(config.host):
+        raise Invalid(
+            f"plain HTTP on {config.host} would send keys in clear text",
+            hint="listen on 127.0.0.1, or with TLS",
+            field="listen",
+        )
+    async with AsyncExitStack() as cleanup:
+        ensure_private_directory(config.state)
+        store = await SqliteStore.open(config.state / DATABASE, clock=clock)
+        cleanup.push_async_callback(store.close)
+        await ensure_cluster(store, clock)
+        keys = config.state / "keys"
+        keyring = Keyring(store, KeyFiles(keys / "data"), ensure_node_identity(keys), clock)
+        await keyring.open(config.node_name)
+        secrets = Secrets(store, keyring)
+        agents = Agents(store, secrets, clock)
+        alarms = Alarms(store, clock)
+        authority = Authority(store, secrets, clock)
+        await authority.ensure()
+        master_key = MasterKey(store, clock)
+        api_key_file = config.api_key_file or config.state / "master.key"
+        key_file = await master_key.ensure(api_key_file)
+        _log.info("master_key_file", file=str(api_key_file), state=key_file)
+        hub = Hub(directory_of(agents), kahuna=new_id(), clock=clock, alarm=alarms.raise_alarm)
+        rotation = Rotation(keyring, secrets)
+        engine = Engine(store, hub, [rotation.kind], clock=clock, alone=True)
+        hub.on_connected(engine.agent_connected)
+        passphrases = BlockingPool("passphrase", 1)
+        cleanup.callback(passphrases.close)
+        services = Services(
+            clock=clock,
+            store=store,
+            engine=engine,
+            hub=hub,
+            agents=agents,
+            alarms=alarms,
+            authority=authority,
+            settings=Settings(store, secrets, clock),
+            master_key=master_key,
+            rotation=rotation,
+            recovery=Recovery(store, keyring, clock, passphrases),
+            stopping=asyncio.Event(),
+        )
+        yield Kahuna(config, services, ApiKeys(store), api_key_file)
+
+
+class Kahuna:
+    """Everything wired; `serve` opens the doors."""
+
+    def __init__(
+        self, config: KahunaConfig, services: Services, api_keys: ApiKeys, api_key_file: Path
+    ) -> None:
+        self.services: Final = services
+        self._config = config
+        self._api_keys = api_keys
+        self._api_key_file = api_key_file
+
+    async def serve(self, ready: Callable[[Ready], None], limits: Limits = _LIMITS) -> None:
+        """Answer requests until cancelled. A listener that fails ends the process."""
+        config, services = self._config, self.services
+        certificate = None if config.plain else await self._open_certificate()
+        sockets = agent_socket(
+            services.hub, lambda: certificate.fingerprint if certificate else b""
+        )
+        max_body_bytes = await services.settings.get(REQUEST_BYTES)
+        app = as_asgi(create_app(services, [sockets], max_body_bytes=max_body_bytes))
+        local_socket = config.state / LOCAL_SOCKET
+        with bind_tcp(config.host, config.port) as tcp, bind_local(local_socket) as local:
+            by_key = Edge(app, authenticate=by_api_key(self._api_keys), hosts=self._hosts())
+            by_kernel = Edge(app, authenticate=by_peer, hosts=None)
+            tls = None if certificate is None else certificate.context
+            listeners = (
+                Listener(by_key, tcp, limits=limits, tls=tls),
+                Listener(by_kernel, local, limits=limits),
+            )
+            port: int = tcp.getsockname()[1]
+            async with asyncio.TaskGroup() as group:
+                try:
+                    self._supervise(group, "hub", services.hub.run)
+                    self._supervise(group, "engine", services.engine.run)
+                    if certificate is not None:
+                        self._supervise(group, "certificate", certificate.keep)
+                    for listener in listeners:
+                        group.create_task(listener.serve())
+                    for listener in listeners:
+                        await listener.listening.wait()
+                    url = (
+                        f"{'http' if config.plain else 'https'}://{_authority(config.host)}:{port}"
+                    )
+                    _log.info("kahuna_ready", url=url, local_socket=str(local_socket))
+                    ready(Ready(url, local_socket, self._api_key_file))
+                    await asyncio.Event().wait()
+                finally:
+                    services.stopping.set()  # before the listeners wait for open answers
+
+    def _supervise(
+        self, group: asyncio.TaskGroup, name: str, service: Callable[[], Awaitable[None]]
+    ) -> None:
+        group.create_task(supervise(name, service, clock=self.services.clock), name=name)
+
+    async def _open_certificate(self) -> ServerCertificate:
+        tls = self._config.tls
+        if tls is not None:
+            return OwnerCertificate(tls.certificate, tls.key)
+        made = ClusterCertificate(
+            self.services.authority,
+            self.services.settings,
+            self.services.clock,
+            directory=self._config.state / "tls",
+            names=self._names(),
+        )
+        await made.open()
+        return made
+
+    def _names(self) -> tuple[str, ...]:
+        """Return by which names this Kahuna is reached; its agents here use the loopback ones."""
+        host = self._config.host
+        own = () if host in _ANY_ADDRESS else (host,)
+        return tuple(
+            dict.fromkeys((self._config.node_name, *own, *self._config.names, *_LOOPBACK_NAMES))
+        )
+
+    def _hosts(self) -> frozenset[str] | None:
+        """Return the Host headers to answer to; None beyond loopback: proxies have other names."""
+        if not is_loopback(self._config.host):
+            return None
+        return frozenset(name.lower() for name in self._names())
+
+
+def _authority(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,11 +1,12 @@
 """The OpenAPI document of `/api/ext/v1`, derived from its routes, served beside them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
 import msgspec
 from litestar import Litestar, MediaType, Response, Router, get
+from litestar.di import Provide
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
@@ -13,12 +14,17 @@ from litestar.openapi.spec import Components, SecurityScheme
 from appliance.api.guards import Allow, allow
 
 
-def document_route(make_router: Callable[[], Router], path: str) -> HTTPRouteHandler:
-    """Return the route that serves the document of the router."""
+def document_route(
+    make_router: Callable[[], Router], path: str, dependencies: Mapping[str, Provide]
+) -> HTTPRouteHandler:
+    """Return the route that serves the document of the router.
+
+    `dependencies` are what the application hands to handlers, which is not for clients to send.
+    """
 
     @cache
     def document() -> bytes:
-        return msgspec.json.encode(describe(make_router()))
+        return msgspec.json.encode(describe(make_router(), dependencies))
 
     @get(
         f"{path}/openapi.json",
@@ -32,10 +38,14 @@ def document_route(make_router: Callable[[], Router], path: str) -> HTTPRouteHan
     return openapi
 
 
-def describe(router: Router) -> dict[str, Any]:  # Any: a JSON document
+def describe(
+    router: Router, dependencies: Mapping[str, Provide]
+) -> dict[str, Any]:  # Any: a JSON document
     """Return the document; unknown fields are refused, which the framework does not say itself."""
     schema = Litestar(
         route_handlers=[router],
+        dependencies=dependencies,
+        logging_config=None,
         openapi_config=OpenAPIConfig(
             title="Kowabunga appliance, extended API",
             version="1",
