@@ -1,0 +1,81 @@
+"""How one kind of object is kept in rows: declared in the kind's own file, used by `services`.
+
+The SQL is written by hand; a test writes, reads and changes every field of every
+kind through these declarations, so that Struct and SQL cannot drift apart.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
+
+from appliance.store.base import Row, Statement
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+@dataclass(frozen=True, slots=True)
+class Children:
+    """What keeps an object from being deleted: `count` selects one number, named `children`."""
+
+    plural: str
+    count: Callable[[str], Statement]
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A field with ids of other objects: `missing` selects those that do not exist, as `id`.
+
+    A foreign key refuses them; this query only explains which one it was.
+    """
+
+    field: str
+    missing: Callable[[str], Statement]  # takes the ids as a JSON array
+    ids: Callable[[Any], Sequence[str]]  # Any: the Struct of the table that declares it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table(Generic[S]):
+    """The rows of one kind.
+
+    Attributes:
+        kind: snake case, as in targets; `title` is how people call it.
+        list_ids: all visible ids, in order of creation; the column is named `id`.
+        list_children_ids: those of one parent; None for a kind without one.
+        find_named: parent's id (or "") and name; selects the `id` of the object that has the name.
+        read: one visible object; its columns are what `decode` takes, and `generation`.
+        guard: selects 1 while the object still has this generation (see `store.base.guard`).
+        insert: id, parent's id (or ""), the object with defaults, now in ms.
+        update: id, the whole object wanted, now in ms; raises `generation` by one.
+        delete: removes the object and the rows that only describe it.
+    """
+
+    kind: str
+    title: str
+    struct: type[S]
+    list_ids: Statement
+    list_children_ids: Callable[[str], Statement] | None = None
+    find_named: Callable[[str, str], Statement]
+    read: Callable[[str], Statement]
+    decode: Callable[[Row], S]
+    guard: Callable[[str, int], Statement]
+    check: Callable[[S], None]
+    check_change: Callable[[S, S], None] = lambda _stored, _wanted: None
+    insert: Callable[[str, str, S, int], Sequence[Statement]]
+    update: Callable[[str, S, int], Sequence[Statement]]
+    delete: Callable[[str], Sequence[Statement]]
+    children: tuple[Children, ...] = ()
+    references: tuple[Reference, ...] = ()
+
+
+def flat(struct: type[S]) -> Callable[[Row], S]:
+    """Return the `decode` of a kind whose columns are named like its fields."""
+
+    def decode(row: Row) -> S:
+        return msgspec.convert(row, struct, strict=False)
+
+    return decode
+
+
+GENERATION: Final = "generation"
