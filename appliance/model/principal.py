@@ -32,7 +32,7 @@ class Principal:
             Invalid: not a text that `str` of a principal makes.
         """
         kind, slash, name = text.partition("/")
-        if kind not in PrincipalKind or bool(slash) != bool(name):
+        if kind not in set(PrincipalKind) or bool(slash) != bool(name):
             raise Invalid(f"{text!r} is not a principal")
         return cls(PrincipalKind(kind), name)
 
