@@ -52,6 +52,9 @@ class Internet:
     files: dict[str, RemoteFile] = field(default_factory=dict[str, RemoteFile])
     bytes_per_s: float = 0  # 0: no time passes
 
+    def seconds(self, size_bytes: int) -> float:
+        return size_bytes / self.bytes_per_s if self.bytes_per_s else 0
+
     def fetch(self, source: TemplateSource) -> RemoteFile:
         url = urlsplit(source.url)
         if url.scheme not in ("http", "https") or not url.hostname:
@@ -239,9 +242,7 @@ class FakeStorageDriver:
         step_bytes = -(-file.size_bytes // _DOWNLOAD_STEPS)
         while done_bytes < file.size_bytes:
             chunk_bytes = min(step_bytes, file.size_bytes - done_bytes)
-            if self._internet.bytes_per_s:
-                seconds = chunk_bytes / self._internet.bytes_per_s * self._faults.factor
-                await self._clock.sleep(seconds)
+            await self._clock.sleep(self._internet.seconds(chunk_bytes) * self._faults.factor)
             done_bytes += chunk_bytes
             self._world.put(place, _DOWNLOAD, source.template_id, _Download(source.url, done_bytes))
             progress(

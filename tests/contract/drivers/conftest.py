@@ -1,0 +1,73 @@
+"""Every implementation of the drivers, under one suite.
+
+A new one adds a rig and its name to the parameters below; no test changes.
+"""
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from appliance.drivers.fake.node import NodeTraits, SimulatedNode
+from appliance.drivers.fake.storage import Internet, RemoteFile
+from appliance.drivers.fake.world import World
+from appliance.model.compute import Architecture
+from appliance.model.network import NetworkDriver
+from appliance.model.storage import LocalPool, RbdPool, StoragePoolRef
+from tests.contract.drivers.rig import MIB, Rig, some_id
+from tests.support.clock import ManualClock
+
+_LOCAL: Final = LocalPool(directory="/var/lib/kowabunga/pool")
+_RBD: Final = RbdPool(pool="rbd", monitor_address="192.0.2.1", monitor_port=3300)
+_TEMPLATE_URL: Final = "https://images.example/debian.qcow2"
+_TEMPLATE: Final = RemoteFile(64 * MIB, sha256="5" * 64)
+_TRAITS: Final = NodeTraits(internet=Internet(files={_TEMPLATE_URL: _TEMPLATE}), latency_s=0)
+
+
+def fake_rig(world: World, node_id: str, storage_pool: StoragePoolRef) -> Rig:
+    clock = ManualClock()
+    node = SimulatedNode(node_id, world, clock=clock, traits=_TRAITS)
+
+    async def kill_domain(domain_id: str) -> None:
+        node.compute.crash_domain(domain_id)
+
+    async def shut_guest_down(domain_id: str) -> None:
+        node.compute.shut_guest_down(domain_id)
+
+    async def deafen_guest(domain_id: str) -> None:
+        node.compute.deafen_guest(domain_id)
+
+    return Rig(
+        storage=node.storage,
+        compute=node.compute,
+        host_network=node.host_network,
+        storage_pool=storage_pool,
+        architecture=Architecture.X86_64,
+        template_url=_TEMPLATE_URL,
+        template_bytes=_TEMPLATE.size_bytes,
+        template_sha256=_TEMPLATE.sha256 or "",
+        missing_url="https://images.invalid/debian.qcow2",
+        foreign_interface="eth0",
+        grows_open_images=isinstance(storage_pool, RbdPool),
+        grows_live=True,
+        reopen=lambda: fake_rig(world, node_id, storage_pool),
+        kill_domain=kill_domain,
+        shut_guest_down=shut_guest_down,
+        deafen_guest=deafen_guest,
+        pass_time=clock.advance,
+    )
+
+
+@pytest.fixture(params=["fake-local", "fake-rbd"])
+def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Rig]:
+    with World(tmp_path / "world.db") as world:
+        yield fake_rig(world, some_id(), _LOCAL if request.param == "fake-local" else _RBD)
+
+
+@pytest.fixture(params=["fake"])
+def network(request: pytest.FixtureRequest) -> Generator[NetworkDriver]:
+    """What a Kiwi drives, serving nothing yet."""
+    assert request.param == "fake"
+    with World() as world:
+        yield SimulatedNode(some_id(), world, clock=ManualClock(), traits=_TRAITS).network
