@@ -122,3 +122,39 @@ def _traits(kind: type[msgspec.Struct]) -> tuple[dict[str, object], frozenset[st
     }
     implied = {name: extra[_IMPLIED] for name, extra in extras.items() if _IMPLIED in extra}
     return implied, frozenset(name for name, extra in extras.items() if _READ_ONLY in extra)
+
+
+def missing_field(kind: type[msgspec.Struct], value: object) -> str | None:
+    """Return the path of the first required field that a decoded body lacks.
+
+    msgspec reports a missing field and a wrong type by one class of error; to a client they are
+    different things. Looks into Structs and into lists of Structs.
+    """
+    info = msgspec.inspect.type_info(kind)
+    return _missing(info, value, "")
+
+
+def _missing(info: msgspec.inspect.Type, value: object, path: str) -> str | None:
+    match info:
+        case msgspec.inspect.Metadata():
+            return _missing(info.type, value, path)
+        case msgspec.inspect.UnionType():
+            found = (_missing(choice, value, path) for choice in info.types)
+        case msgspec.inspect.ListType() if isinstance(value, list):
+            items = cast("list[object]", value)
+            found = (
+                _missing(info.item_type, item, f"{path}[{index}]")
+                for index, item in enumerate(items)
+            )
+        case msgspec.inspect.StructType() if isinstance(value, dict):
+            members = cast("dict[str, object]", value)
+            prefix = f"{path}." if path else ""
+            found = (
+                _missing(field.type, members[field.encode_name], prefix + field.encode_name)
+                if field.encode_name in members
+                else (prefix + field.encode_name if field.required else None)
+                for field in info.fields
+            )
+        case _:
+            return None
+    return next((each for each in found if each is not None), None)

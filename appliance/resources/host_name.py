@@ -56,7 +56,7 @@ def check_fits_domain(host_name: str, domain: str) -> None:
         Invalid: over 253 characters together.
     """
     length = len(host_name) + 1 + len(domain.removesuffix("."))
-    if domain and length > MAX_DOMAIN_LENGTH:
+    if length > MAX_DOMAIN_LENGTH:
         raise Invalid(
             f"name {quoted(host_name)} with the project's domain has {length} characters, "
             f"{MAX_DOMAIN_LENGTH} are allowed",

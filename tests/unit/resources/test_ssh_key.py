@@ -1,3 +1,5 @@
+import base64
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -30,6 +32,13 @@ def _swapped(key: str) -> str:
     return "ssh-rsa " + key.split(" ")[1]
 
 
+def _key_of_type(kind: str) -> str:
+    """Return a line whose parts fit together."""
+    name = kind.encode()
+    blob = len(name).to_bytes(4, "big") + name + b"\0\0\0\x01x"
+    return f"{kind} {base64.b64encode(blob).decode()}"
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -39,6 +48,7 @@ def _swapped(key: str) -> str:
         "ssh-ed25519 AAAAé", "ssh-ed25519 AAAA*A==", "ssh-ed25519 AAAA", f"{ED25519} \x1b[2J",
         "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXk\n-----END OPENSSH PRIVATE KEY-----\n",
         "x" * 20_000,
+        ED25519.replace("AAAAC3", "AAAA*C3"), _key_of_type("ssh-dss"), _key_of_type("no such type"),
     ],
 )  # fmt: skip
 def test_public_key_is_refused_without_showing_it(line: str) -> None:
