@@ -60,7 +60,7 @@ class WebSocketTransport:
         await self._connection.close(*closing_frame(code, reason))
 
 
-class Dialer:
+class WebSocketDialer:
     """Opens sockets to Kahunas.
 
     `ca_file` holds the cluster's CA (PEM): nothing else is trusted. Without it only plain

@@ -177,6 +177,8 @@ def decode_frame(data: bytes) -> Frame:
         frame = _frame_decoder.decode(data)
     except _NOT_JSON as bad:
         raise _explain(data, bad) from bad
+    if frame.id is None and frame.method is not UNSET:
+        raise Malformed(ErrorCode.INVALID_REQUEST, "the id of a call is an integer, not null")
     if frame.method is UNSET and (frame.result is UNSET) == (frame.error is UNSET):
         raise Malformed(
             ErrorCode.INVALID_REQUEST,

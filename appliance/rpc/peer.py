@@ -8,7 +8,7 @@ sends without reading is cut off. Must not know who is at the other end: see `hu
 
 import asyncio
 import itertools
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Final, NoReturn, Protocol, TypeVar
 
@@ -197,8 +197,8 @@ class Peer:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
-                tasks.create_task(self._until_closed(self._write()), name=f"write {self.name}")
-                tasks.create_task(self._until_closed(self._read()), name=f"read {self.name}")
+                tasks.create_task(self._until_closed(self._write), name=f"write {self.name}")
+                tasks.create_task(self._until_closed(self._read), name=f"read {self.name}")
                 tasks.create_task(self._watch(), name=f"watch {self.name}")
                 try:
                     why = await self._ended
@@ -251,9 +251,9 @@ class Peer:
             left_s = self._limits.silence_s - max(silent_s, stuck_s)
             await self._clock.sleep(min(self._limits.heartbeat_s, max(left_s, 0.1)))
 
-    async def _until_closed(self, work: Coroutine[None, None, None]) -> None:
+    async def _until_closed(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await work
+            await work()
         except TransportClosed as closed:
             self._finish(closed)
 

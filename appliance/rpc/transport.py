@@ -4,6 +4,7 @@ Its implementations: `agent/dial.py` (websockets), `api/agents.py` (ASGI), `memo
 transport knows nothing about JSON; it bounds the size of a frame and says who closed and why.
 """
 
+from contextlib import AbstractAsyncContextManager
 from enum import IntEnum
 from typing import Final, Protocol
 
@@ -84,4 +85,24 @@ class Transport(Protocol):
 
     async def close(self, code: int, reason: str) -> None:
         """Close for good; may be repeated. May wait for the other side: bound it."""
+        ...
+
+
+class Dialer(Protocol):
+    """How an agent opens sockets to Kahunas."""
+
+    def check(self, url: str) -> str:
+        """Return the URL to dial.
+
+        Raises:
+            Invalid: it cannot be dialled securely.
+        """
+        ...
+
+    def dial(self, url: str, *, stream: bool = False) -> AbstractAsyncContextManager[Transport]:
+        """Hold an open socket for the life of the block; it is closed at its end.
+
+        Raises:
+            Unavailable: nobody there, or not to be trusted.
+        """
         ...

@@ -5,12 +5,14 @@ import time
 from collections.abc import Callable
 
 
-async def until(condition: Callable[[], bool], what: str, *, timeout_s: float = 10.0) -> None:
+async def until(
+    condition: Callable[[], object], what: str = "the condition", *, timeout_s: float = 10.0
+) -> None:
     """Look again and again; fail with `what` did not come true."""
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, f"not within {timeout_s} s: {what}"
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.001)
 
 
 def until_now(condition: Callable[[], bool], what: str, *, timeout_s: float = 10.0) -> None:
