@@ -8,7 +8,7 @@ import asyncio
 import os
 import shlex
 import signal
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +20,10 @@ import structlog
 from appliance.core.errors import DeadlineExceeded, DriverError
 
 OUTPUT_LIMIT_BYTES: Final = 4 * 2**20
-_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_CLEAN: Final[Mapping[str, str]] = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LANG": "C.UTF-8",
+}
 _TOLD_CHARACTERS: Final = 400
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
 
@@ -80,19 +83,29 @@ async def start(
     return await _start(argv, environment, stdin=PIPE, stdout=PIPE, stderr=None)
 
 
-async def start_detached(
+def start_detached(
     argv: Sequence[str | Path], *, log: Path, environment: Mapping[str, str] | None = None
-) -> Process:
-    """Start a process that outlives us; what it says is appended to `log`.
+) -> int:
+    """Start a process that outlives us and return its id; what it says is appended to `log`.
 
     Raises:
         DriverError: it cannot be started.
     """
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+    arguments = [os.fspath(part) for part in argv]
     try:
-        return await _start(argv, environment, stdin=DEVNULL, stdout=handle, stderr=handle)
-    finally:
-        os.close(handle)
+        return os.posix_spawn(
+            arguments[0],
+            arguments,
+            {**_CLEAN, **(environment or {})},
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,
+        )
+    except OSError as failed:
+        raise DriverError(f"{arguments[0]} cannot be started: {failed.strerror}") from failed
 
 
 async def terminate(process: Process, *, grace_s: float) -> None:
@@ -128,7 +141,7 @@ async def _start(
     stdout: int,
     stderr: int | None,
 ) -> Process:
-    clean = {"PATH": _PATH, "LANG": "C.UTF-8", **(environment or {})}
+    clean = {**_CLEAN, **(environment or {})}
     try:
         return await asyncio.create_subprocess_exec(
             *argv, stdin=stdin, stdout=stdout, stderr=stderr, env=clean, start_new_session=True

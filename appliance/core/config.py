@@ -8,7 +8,7 @@ file sees is what counts.
 import difflib
 import re
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar, Union, cast, get_args, get_origin
 
@@ -51,14 +51,18 @@ def load(path: Path, kind: type[T]) -> T:
         Invalid: it cannot be read or used; the context has `file`, and where known `line`,
             `column` and `field`.
     """
+    return parse(read(path), kind, source=str(path))
+
+
+def read(path: Path) -> bytes:
+    """Read a file, of a huge one only enough for `parse` to refuse it. Raises as `load` does."""
     try:
         with path.open("rb") as file:
-            content = file.read(SIZE_LIMIT_BYTES + 1)
+            return file.read(SIZE_LIMIT_BYTES + 1)
     except FileNotFoundError:
         raise
     except OSError as failed:
         raise Invalid(f"{path}: cannot be read: {failed.strerror}", file=str(path)) from failed
-    return parse(content, kind, source=str(path))
 
 
 def parse(content: bytes, kind: type[T], *, source: str) -> T:
@@ -74,6 +78,29 @@ def parse(content: bytes, kind: type[T], *, source: str) -> T:
         place = document.place(broken.field)
         raise document.refuse(place, broken.rule, field=broken.field, hint=broken.hint) from broken
     return value
+
+
+def with_list(content: bytes, key: str, values: Sequence[str]) -> bytes:
+    """Return a document with a top-level list set, all other text and comments kept.
+
+    The document was accepted by `parse` before. A caller reads the result again: in rare forms
+    of YAML the place of the list is not where it seems.
+    """
+    text = content.decode("utf-8-sig")
+    line = f"{key}: [{', '.join(values)}]"
+    root = _Loader(text).get_single_node()
+    if not isinstance(root, yaml.MappingNode):  # nothing but comments
+        return f"{line}\n{text}".encode()
+    for name, value in root.value:
+        if name.value == key:
+            last = value if value.flow_style or not value.value else value.value[-1]
+            begin, end = name.start_mark.index, last.end_mark.index
+            return (text[:begin] + line + text[end:]).encode()
+    begin = root.start_mark.index
+    if root.flow_style:
+        return f"{text[: begin + 1]}{line}, {text[begin + 1 :]}".encode()
+    indent = " " * root.start_mark.column
+    return f"{text[:begin]}{line}\n{indent}{text[begin:]}".encode()
 
 
 class _Loader(yaml.SafeLoader):

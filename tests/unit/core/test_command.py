@@ -106,10 +106,16 @@ async def test_terminate_kills_what_does_not_listen() -> None:
     await command.terminate(child, grace_s=0.1)  # again: nothing left to do
 
 
-async def test_a_detached_process_writes_to_its_log(tmp_path: Path) -> None:
+def test_a_detached_process_has_its_own_session_and_writes_to_its_log(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    child = await command.start_detached(["sh", "-c", "ps -o sid= -p $$; echo err >&2"], log=log)
-    assert await child.wait() == 0
+    script = "ps -o sid= -p $$; cat; echo error >&2"
+    pid = command.start_detached(["/bin/sh", "-c", script], log=log)
+    assert os.waitpid(pid, 0)[1] == 0
     session, error = log.read_text().split()
-    assert int(session) == child.pid != os.getsid(0)
-    assert error == "err"
+    assert int(session) == pid
+    assert error == "error"
+
+
+def test_a_detached_process_that_cannot_start_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DriverError, match="cannot be started: No such file"):
+        command.start_detached(["/no/such/tool"], log=tmp_path / "log")
