@@ -3,8 +3,8 @@
 import asyncio
 import json
 import tempfile
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,10 +17,10 @@ from appliance.operations.equipment import EngineSettings
 from appliance.operations.operation import State
 from appliance.operations.step import AnyKind
 from appliance.rpc.gateway import Command
-from appliance.rpc.methods import Method
+from appliance.rpc.method import Method
 from appliance.store.base import Consistency, Row, Statement, Store, fetch
 from tests.crash.world import KINDS, Agent, Thing, real_store, thing_target
-from tests.support.clock import ManualClock, settle
+from tests.support.drive import Drive, JumpingClock
 
 _MEMORY: Final = "/dev/shm" if Path("/dev/shm").is_dir() else None
 SETTINGS: Final = EngineSettings(claim_s=3.0, poll_s=1.0)
@@ -33,46 +33,11 @@ class Died(BaseException):
 class Stage:
     """One store, one agent, own time; engines come and go."""
 
-    def __init__(self, store: Store, agent: Agent, clock: "JumpingClock") -> None:
+    def __init__(self, store: Store, agent: Agent, clock: JumpingClock) -> None:
         self.store = store
         self.agent = agent
         self.clock = clock
-        self._in_threads = 0
-        self._threads_idle = asyncio.Event()
-
-    @contextmanager
-    def in_thread(self) -> Generator[None]:
-        """Mark work that a manual clock cannot see."""
-        self._in_threads += 1
-        self._threads_idle.clear()
-        try:
-            yield
-        finally:
-            self._in_threads -= 1
-            if not self._in_threads:
-                self._threads_idle.set()
-
-    async def drive(self, until: Callable[[], bool]) -> None:
-        """Let things happen; when nothing can, let time pass up to the next alarm."""
-        for _ in range(20_000):
-            await settle(8)
-            if until():
-                return
-            if self._in_threads:
-                await self._threads_idle.wait()
-            else:
-                await self.clock.jump()
-        raise AssertionError("the stage never came to rest")
-
-
-class JumpingClock(ManualClock):
-    async def jump(self) -> None:
-        """Advance to the next alarm that anybody still waits for."""
-        while self._waiters and self._waiters[0][2].done():
-            self._waiters.pop(0)
-            self._waiters.sort()
-        if self._waiters:
-            await self.advance(max(self._waiters[0][0] - self.monotonic(), 0))
+        self.drive = Drive(clock)
 
 
 class Incarnation:
@@ -125,13 +90,17 @@ class Incarnation:
     async def see_through(self, operation_id: str) -> None:
         """Let the stage run until the operation is finished, or this process is dead or frozen."""
         waiting = asyncio.get_running_loop().create_task(self.engine.wait(operation_id, 1e6))
-        await self._stage.drive(lambda: self.dead or not self.working.is_set() or waiting.done())
+        await self._stage.drive.until(
+            lambda: self.dead or not self.working.is_set() or waiting.done()
+        )
         waiting.cancel()
         with suppress(BaseException):
             await waiting
 
-    def works_on(self, operation_id: str) -> bool:
-        return self.engine._runner.works_on(operation_id)
+    async def until_idle(self, operation_id: str) -> None:
+        """Let the stage run until this process has no worker for the operation any more."""
+        runner = self.engine._runner
+        await self._stage.drive.until(lambda: not runner.works_on(operation_id))
 
     # --- the store, as this process reaches it
 
@@ -140,7 +109,7 @@ class Incarnation:
     ) -> list[Row]:
         await (self.observing if statement is sql.UNFINISHED else self.working).wait()
         self._stop_if_dead()
-        with self._stage.in_thread():
+        with self._stage.drive.in_thread():
             rows = await self._stage.store.query(statement, consistency)
         self._stop_if_dead()
         return rows
@@ -153,7 +122,7 @@ class Incarnation:
             await self._at(self, "before commit")
         if not self._guarded:
             statements = [s for s in statements if "txn_guard" not in s.sql]
-        with self._stage.in_thread():
+        with self._stage.drive.in_thread():
             changed = await self._stage.store.batch(statements)
         self._stop_if_dead()
         if not observing:
@@ -179,7 +148,7 @@ class Incarnation:
         await self.working.wait()
         self._stop_if_dead()
         await self._at(self, "before call")
-        with self._stage.in_thread():
+        with self._stage.drive.in_thread():
             made = await self._stage.agent.handle(method.name, params, command)
         self._stop_if_dead()
         await self._at(self, "after call")

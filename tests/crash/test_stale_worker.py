@@ -88,7 +88,7 @@ class Sweep:
             await engine.see_through(operation_id)
         for engine in reversed(engines[:-1]) if newest_first else engines[:-1]:
             engine.working.set()
-            await stage.drive(lambda engine=engine: not engine.works_on(operation_id))
+            await engine.until_idle(operation_id)
         for engine in engines:
             await engine.bury()
         operation = await find_operation(stage, thing)

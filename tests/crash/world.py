@@ -27,7 +27,7 @@ from appliance.operations.step import (
     Submission,
 )
 from appliance.rpc.gateway import Command
-from appliance.rpc.methods import Method
+from appliance.rpc.method import Method
 from appliance.store.base import Statement, Store
 from appliance.store.sqlite import SqliteStore
 from tests.support.clock import ManualClock

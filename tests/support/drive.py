@@ -1,0 +1,48 @@
+"""Manual time that passes by itself whenever nothing else can happen."""
+
+import asyncio
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+from tests.support.clock import ManualClock, settle
+
+
+class JumpingClock(ManualClock):
+    async def jump(self) -> None:
+        """Advance to the next alarm that anybody still waits for."""
+        due = [at for at, _, waiter in self._waiters if not waiter.done()]
+        if due:
+            await self.advance(max(min(due) - self.monotonic(), 0))
+
+
+class Drive:
+    """Lets things happen until a condition holds; work in threads must be told of."""
+
+    def __init__(self, clock: JumpingClock) -> None:
+        self._clock = clock
+        self._in_threads = 0
+        self._threads_idle = asyncio.Event()
+
+    @contextmanager
+    def in_thread(self) -> Generator[None]:
+        """Mark work that a manual clock cannot see."""
+        self._in_threads += 1
+        self._threads_idle.clear()
+        try:
+            yield
+        finally:
+            self._in_threads -= 1
+            if not self._in_threads:
+                self._threads_idle.set()
+
+    async def until(self, condition: Callable[[], object], *, time_passes: bool = True) -> None:
+        """Return once the condition holds; time passes only when nothing else can happen."""
+        for _ in range(20_000):
+            await settle(8)
+            if condition():
+                return
+            if self._in_threads:
+                await self._threads_idle.wait()
+            elif time_passes:
+                await self._clock.jump()
+        raise AssertionError("this never came true")
