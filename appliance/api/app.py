@@ -15,7 +15,7 @@ from litestar.types import ControllerRouterHandler
 
 from appliance.api.asgi import AsgiApp
 from appliance.api.edge import request_id_of
-from appliance.api.ext import agents, alarms, health, keys, operations, settings
+from appliance.api.ext import agents, alarms, health, kahuna, keys, operations, settings, state
 from appliance.api.ext.document import document_route
 from appliance.api.guards import guard, principal_of, was_routed
 from appliance.api.problems import ProblemBody, answer
@@ -34,9 +34,11 @@ def ext_router() -> Router:
         route_handlers=[
             agents.AgentController,
             alarms.AlarmController,
+            kahuna.get_kahuna,
             keys.KeyController,
             operations.OperationController,
             settings.SettingController,
+            state.verify_state,
         ],
     )
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
+from pathlib import Path
 
 from appliance.core.clock import Clock
 from appliance.operations.engine import Engine
@@ -16,11 +17,25 @@ from appliance.services.settings import Settings
 from appliance.store.base import Store
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How agents of this node reach this Kahuna.
+
+    Attributes:
+        agent_url: ws:// or wss://, on this machine.
+        owner_certificate: the owner's certificate, which nothing else would vouch for.
+    """
+
+    agent_url: str
+    owner_certificate: Path | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """`stopping` is set when the process begins to stop: endless answers end then."""
 
     clock: Clock
+    reach: Reach
     store: Store
     engine: Engine
     hub: Hub

@@ -91,12 +91,24 @@ class ApiClient:
             NoAnswer: it did not answer in time.
             Unavailable: it was not reached.
         """
+        content = self.call_raw(method, path, body=body, query=query, headers=headers)
+        return msgspec.json.decode(content) if content else None
+
+    def call_raw(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Json = None,
+        query: Mapping[str, str | int] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> bytes:
+        """Do as `call` does, and return the answer as it came."""
         sent = {"content-type": "application/json"} if body is not None else {}
         with self._stream(
             method, path, content=body, query=query, headers={**sent, **(headers or {})}
         ) as response:
-            content = response.read()
-        return msgspec.json.decode(content) if content else None
+            return response.read()
 
     def lines(self, path: str, query: Mapping[str, str | int] | None = None) -> Generator[bytes]:
         """Yield the lines of a streamed answer as they come; raises as `call` does."""

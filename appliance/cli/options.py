@@ -15,6 +15,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 FILE: Final = click.Path(path_type=Path, dir_okay=False)
+DIRECTORY: Final = click.Path(path_type=Path, file_okay=False)
+DEFAULT_STATE: Final = Path("/var/lib/kowabunga")
 
 
 def remote(command: Callable[Concatenate[ApiClient, P], R]) -> Callable[..., R]:
@@ -84,6 +86,17 @@ def wait(command: Callable[P, R]) -> Callable[P, R]:
         "wait",
         default=sys.stdout.isatty,
         help="Wait for the end of the work (default on a terminal).",
+    )(command)
+
+
+def state_directory(command: Callable[P, R]) -> Callable[P, R]:
+    """Add `--state`: for what works on the files of a Kahuna that is stopped."""
+    return click.option(
+        "--state",
+        type=DIRECTORY,
+        default=DEFAULT_STATE,
+        show_default=True,
+        help="State directory of a Kahuna that is stopped.",
     )(command)
 
 

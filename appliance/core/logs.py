@@ -8,7 +8,8 @@ import json
 import logging
 import re
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 from typing import Final, TextIO, TypeAlias, cast
 
@@ -65,28 +66,15 @@ def configure_logs(
     """
     out = stream or sys.stderr
     readable = out.isatty() if text is None else text
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        # Plain tracebacks: local variables, which may hold keys, are never shown.
-        structlog.processors.format_exc_info,
-        _clean,
-    ]
-    render: Processor = (
+    render = (
         structlog.dev.ConsoleRenderer(
             colors=False, exception_formatter=structlog.dev.plain_traceback
         )
         if readable
-        else structlog.processors.JSONRenderer(serializer=json.dumps)
-    )
-    formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[structlog.stdlib.PositionalArgumentsFormatter(), *shared],
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
+        else _JSON
     )
     handler = logging.StreamHandler(out)
-    handler.setFormatter(formatter)
+    handler.setFormatter(_formatter(render))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -99,12 +87,47 @@ def configure_logs(
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
-            *shared,
+            *_shared(),
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
+    )
+
+
+@contextmanager
+def copied_to(handler: logging.Handler, *, logger: str = "") -> Generator[None]:
+    """Give `handler` the events below `logger` too (all by default), as JSON, inside the block."""
+    handler.setFormatter(_formatter(_JSON))
+    source = logging.getLogger(logger or None)
+    source.addHandler(handler)
+    try:
+        yield
+    finally:
+        source.removeHandler(handler)
+
+
+_JSON: Final = structlog.processors.JSONRenderer(serializer=json.dumps)
+
+
+def _shared() -> list[Processor]:
+    """Return what happens to every event, whoever logs it and whatever shows it."""
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        # Plain tracebacks: local variables, which may hold keys, are never shown.
+        structlog.processors.format_exc_info,
+        _clean,
+    ]
+
+
+def _formatter(render: Processor) -> logging.Formatter:
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[structlog.stdlib.PositionalArgumentsFormatter(), *_shared()],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
     )
 
 

@@ -4,6 +4,7 @@ A composition root: it wires and starts, it decides nothing.
 """
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from appliance.api.authenticate import by_api_key, by_peer
 from appliance.api.certificate import ClusterCertificate, OwnerCertificate, ServerCertificate
 from appliance.api.edge import Edge
 from appliance.api.listener import Limits, Listener, bind_local, bind_tcp
-from appliance.api.services import Services
+from appliance.api.services import Reach, Services
 from appliance.core.aio import BlockingPool, supervise
 from appliance.core.clock import Clock, SystemClock
 from appliance.core.errors import Invalid
@@ -48,7 +49,8 @@ _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
 LOCAL_SOCKET: Final = Path("run/api.sock")  # below the state directory
 DATABASE: Final = "state.db"
 _LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1")
-_ANY_ADDRESS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared, not bound
+# How this machine reaches itself when it listens everywhere.
+_ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 _LIMITS: Final = Limits()
 
 
@@ -129,6 +131,7 @@ async def open_kahuna(
         ensure_private_directory(config.state)
         store = await SqliteStore.open(config.state / DATABASE, clock=clock)
         cleanup.push_async_callback(store.close)
+        tcp = cleanup.enter_context(bind_tcp(config.host, config.port))
         await ensure_cluster(store, clock)
         keys = config.state / "keys"
         keyring = Keyring(store, KeyFiles(keys / "data"), ensure_node_identity(keys), clock)
@@ -150,6 +153,7 @@ async def open_kahuna(
         cleanup.callback(passphrases.close)
         services = Services(
             clock=clock,
+            reach=_reach(config, tcp.getsockname()[1]),
             store=store,
             engine=engine,
             hub=hub,
@@ -162,19 +166,25 @@ async def open_kahuna(
             recovery=Recovery(store, keyring, clock, passphrases),
             stopping=asyncio.Event(),
         )
-        yield Kahuna(config, services, ApiKeys(store), api_key_file)
+        yield Kahuna(config, services, ApiKeys(store), api_key_file, tcp)
 
 
 class Kahuna:
     """Everything wired; `serve` opens the doors."""
 
     def __init__(
-        self, config: KahunaConfig, services: Services, api_keys: ApiKeys, api_key_file: Path
+        self,
+        config: KahunaConfig,
+        services: Services,
+        api_keys: ApiKeys,
+        api_key_file: Path,
+        tcp: socket.socket,
     ) -> None:
         self.services: Final = services
         self._config = config
         self._api_keys = api_keys
         self._api_key_file = api_key_file
+        self._tcp = tcp
 
     async def serve(self, ready: Callable[[Ready], None], limits: Limits = _LIMITS) -> None:
         """Answer requests until cancelled. A listener that fails ends the process."""
@@ -186,15 +196,15 @@ class Kahuna:
         max_body_bytes = await services.settings.get(REQUEST_BYTES)
         app = as_asgi(create_app(services, [sockets], max_body_bytes=max_body_bytes))
         local_socket = config.state / LOCAL_SOCKET
-        with bind_tcp(config.host, config.port) as tcp, bind_local(local_socket) as local:
+        with bind_local(local_socket) as local:
             by_key = Edge(app, authenticate=by_api_key(self._api_keys), hosts=self._hosts())
             by_kernel = Edge(app, authenticate=by_peer, hosts=None)
             tls = None if certificate is None else certificate.context
             listeners = (
-                Listener(by_key, tcp, limits=limits, tls=tls),
+                Listener(by_key, self._tcp, limits=limits, tls=tls),
                 Listener(by_kernel, local, limits=limits),
             )
-            port: int = tcp.getsockname()[1]
+            port: int = self._tcp.getsockname()[1]
             async with asyncio.TaskGroup() as group:
                 try:
                     self._supervise(group, "hub", services.hub.run)
@@ -246,6 +256,17 @@ class Kahuna:
         if not is_loopback(self._config.host):
             return None
         return frozenset(name.lower() for name in self._names())
+
+
+def _reach(config: KahunaConfig, port: int) -> Reach:
+    if config.tls is not None and config.names:
+        host = config.names[0]  # the owner's certificate hardly names a loopback address
+    else:
+        host = _ANY_ADDRESS.get(config.host, config.host)
+    scheme = "ws" if config.plain else "wss"
+    return Reach(
+        f"{scheme}://{_authority(host)}:{port}", config.tls.certificate if config.tls else None
+    )
 
 
 def _authority(host: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Generator
 import pytest
 import structlog
 
-from appliance.core.logs import LogLevel, bound, configure_logs
+from appliance.core.logs import LogLevel, bound, configure_logs, copied_to
 
 
 @pytest.fixture
@@ -106,6 +106,17 @@ def test_control_characters_cannot_forge_a_line_or_move_a_cursor(
     assert text.count("\n") == 1
     assert not any(bad in text for bad in "\x1b\x9b\u202e\u2028\x7f")
     assert "forged line" in text
+
+
+def test_events_of_one_logger_can_be_copied_elsewhere(out: io.StringIO) -> None:
+    copy = io.StringIO()
+    with copied_to(logging.StreamHandler(copy), logger="node.one"):
+        structlog.get_logger("node.one").info("mine", key=_KEY)
+        structlog.get_logger("node.two").info("other")
+    structlog.get_logger("node.one").info("later")
+    assert [line["event"] for line in lines(copy)] == ["mine"]
+    assert "AbCdEf0123456789" not in copy.getvalue()
+    assert [line["event"] for line in lines(out)] == ["mine", "other", "later"]
 
 
 def test_a_level_keeps_the_lower_ones_out(out: io.StringIO) -> None:

@@ -1,0 +1,24 @@
+"""What an agent on this node must know to connect to the Kahuna beside it."""
+
+import msgspec
+from litestar import get
+
+from appliance.api.guards import Allow, allow
+from appliance.api.services import Services
+
+
+class KahunaView(msgspec.Struct, frozen=True):
+    """`authorities`: PEM of the certificates to know this Kahuna by."""
+
+    agent_url: str
+    authorities: str
+
+
+@get("/kahuna", operation_id="GetKahuna", tags=["agent"], opt=allow(Allow.SUPER_ADMIN))
+async def get_kahuna(services: Services) -> KahunaView:
+    """Return where the agents of this node connect, and by what to verify it."""
+    authorities = await services.authority.trusted()
+    owner = services.reach.owner_certificate
+    if owner is not None:
+        authorities += owner.read_text(encoding="ascii")
+    return KahunaView(services.reach.agent_url, authorities)

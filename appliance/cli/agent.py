@@ -1,0 +1,127 @@
+"""`kowabunga agent`: agents, their credentials, their logs."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from appliance.cli.client import ApiClient, segment
+from appliance.cli.options import FILE, output, remote
+from appliance.cli.output import Column, Format, field, moment, show_list, show_one
+from appliance.cli.secret_files import require_absent, write_new
+from appliance.core.errors import Invalid, NotFound
+from appliance.core.text import escape_controls
+from appliance.model.agent import AgentType
+
+_COLUMNS = (
+    field("ID", "id"),
+    field("NAME", "name"),
+    field("TYPE", "type"),
+    field("CREDENTIAL", "credential"),
+    Column("CONNECTED", lambda item: bool(item["sessions"])),
+    Column("ADDRESS", lambda item: [session["address"] for session in item["sessions"]], wide=True),
+    Column("VERSION", lambda item: [session["version"] for session in item["sessions"]], wide=True),
+    field("KEY WAITS", "key_waits", wide=True),
+    moment("EXPIRES", "expires_at_ms", wide=True),
+    moment("CREATED", "created_at_ms", wide=True),
+    field("DESCRIPTION", "description", wide=True),
+)
+
+
+@click.group()
+def agent() -> None:
+    """Agents: the processes of Kaktus and Kiwi nodes that do the work there."""
+
+
+@agent.command("list", epilog="Example: kowabunga agent list -o wide")
+@output
+@remote
+def list_agents(client: ApiClient, form: Format) -> None:
+    """List agents, and whether they are connected to this Kahuna."""
+    show_list(client.call("GET", "/agents"), _COLUMNS, form, "id")
+
+
+@agent.command(epilog="Example: kowabunga agent show 0198f2c41a3be0d5c4a1b2c3")
+@click.argument("agent_id", metavar="ID")
+@output
+@remote
+def show(client: ApiClient, agent_id: str, form: Format) -> None:
+    """Show one agent."""
+    show_one(client.call("GET", f"/agents/{segment(agent_id)}"), _COLUMNS, form, "id")
+
+
+@agent.command(
+    epilog="Example: kowabunga agent enrol kaktus-1 --type Kaktus --public-key-file node.pub"
+)
+@click.argument("name")
+@click.option("--type", "kind", type=click.Choice(AgentType), required=True)
+@click.option("--description", default="")
+@click.option(
+    "--public-key-file", type=FILE, help="The node's Ed25519 key (raw, base64); born there."
+)
+@output
+@remote
+def enrol(
+    client: ApiClient,
+    name: str,
+    *,
+    kind: AgentType,
+    description: str,
+    public_key_file: Path | None,
+    form: Format,
+) -> None:
+    """Make an agent known: with the node's own public key, or with a key that we issue.
+
+    Without --public-key-file a key is issued; fetch it with `agent credential`.
+    """
+    body = {"name": name, "type": kind, "description": description}
+    if public_key_file is not None:
+        try:
+            body["public_key"] = public_key_file.read_text(encoding="ascii").strip()
+        except FileNotFoundError as missing:
+            raise NotFound(f"there is no file {public_key_file}") from missing
+        except UnicodeDecodeError as odd:
+            raise Invalid(f"{public_key_file} does not hold a key in base64") from odd
+    made = client.call("POST", "/agents", body=body)
+    if public_key_file is None:
+        made = client.call("POST", f"/agents/{segment(made['id'])}/key")
+    show_one(made, _COLUMNS, form, "id")
+
+
+@agent.command(
+    epilog="Example: kowabunga agent credential 0198f2c41a3be0d5c4a1b2c3 --output k.json"
+)
+@click.argument("agent_id", metavar="ID")
+@click.option("--output", "file", type=FILE, required=True, help="New file (0600) for the key.")
+@click.option("--new", is_flag=True, help="Issue a new key first, which ends the old one.")
+@remote
+def credential(client: ApiClient, agent_id: str, file: Path, new: bool) -> None:  # noqa: FBT001
+    """Fetch the key of an agent, once, into a file for its node."""
+    require_absent(file)
+    path = f"/agents/{segment(agent_id)}"
+    if new:
+        client.call("POST", f"{path}/key")
+    answer = client.call("POST", f"{path}/credential")
+    write_new(file, json.dumps(answer, indent=2).encode() + b"\n")
+    click.echo(f"The credential of agent {agent_id} is in {file}.", err=True)
+
+
+@agent.command(epilog="Example: kowabunga agent revoke 0198f2c41a3be0d5c4a1b2c3")
+@click.argument("agent_id", metavar="ID")
+@remote
+def revoke(client: ApiClient, agent_id: str) -> None:
+    """End an agent's credential and its sessions; it comes back only with a new one."""
+    client.call("POST", f"/agents/{segment(agent_id)}/revoke")
+
+
+@agent.command(epilog="Example: kowabunga agent log 0198f2c41a3be0d5c4a1b2c3 --follow")
+@click.argument("agent_id", metavar="ID")
+@click.option("--follow", "-f", is_flag=True, help="Go on with new lines.")
+@remote
+def log(client: ApiClient, agent_id: str, follow: bool) -> None:  # noqa: FBT001
+    """Print what an agent has logged lately."""
+    query = {"follow": "true" if follow else "false"}
+    for line in client.lines(f"/agents/{segment(agent_id)}/log", query):
+        click.echo(escape_controls(line.decode("utf-8", "replace"), keep="\t"))
+        sys.stdout.flush()
