@@ -13,7 +13,7 @@ from appliance.core.clock import Clock, SystemClock
 from appliance.core.crypto import generate_signing_key, random_key, signing_public_key
 from appliance.model.agent import AgentIdentity, AgentType, CredentialKind
 from appliance.rpc.gateway import Command
-from appliance.rpc.hello import Accepted, Greeting, greet
+from appliance.rpc.hello import Greeting, Refused, greet
 from appliance.rpc.hub import Hub
 from appliance.rpc.memory import MemoryTransport
 from appliance.rpc.methods import Event
@@ -23,6 +23,7 @@ from appliance.rpc.transport import Transport, TransportClosed
 
 Json: TypeAlias = Any  # whatever a test puts on the wire, or finds there
 
+SYSTEM_CLOCK = SystemClock()
 AGENT = "a" * 24
 OTHER = "b" * 24
 
@@ -155,28 +156,37 @@ class Wire:
                 await self.transport.receive()
 
 
-class TestAgent:
-    """The agent's end of a session made by hand: hello, then a real Peer."""
-
-    __test__ = False
+class HandMadeAgent:
+    """The agent's end of one session: hello, then a real Peer."""
 
     def __init__(
         self, transport: Transport, greeting: Greeting, service: Service, clock: Clock
     ) -> None:
         self.transport = transport
         self.greeting = greeting
-        self.service = service
         self.clock = clock
+        self.service = service
         self.peer: Peer | None = None
+        self.refused: Refused | None = None
         self.ended: TransportClosed | None = None
 
-    async def hello(self) -> Accepted:
-        return await greet(self.transport, self.greeting)
-
     async def run(self) -> None:
-        await self.hello()
-        self.peer = Peer(self.transport, self.service, name="kahuna", clock=self.clock)
-        self.ended = await self.peer.run()
+        try:
+            await greet(self.transport, self.greeting)
+            self.peer = Peer(self.transport, self.service, name="kahuna", clock=self.clock)
+            self.ended = await self.peer.run()
+        except Refused as refused:
+            self.refused = refused
+        except TransportClosed as closed:
+            self.ended = closed
+
+    def has_ended_with(self, code: int) -> bool:
+        return self.ended is not None and self.ended.code == code
+
+    @property
+    def connected(self) -> Peer:
+        assert self.peer is not None
+        return self.peer
 
 
 def greeting(
@@ -198,6 +208,3 @@ async def socket_to(
             yield ours
         finally:
             await ours.close(1000, "test over")
-
-
-SYSTEM_CLOCK = SystemClock()
