@@ -141,6 +141,7 @@ CREATE TABLE storage_pool (
     description TEXT NOT NULL,
     pool TEXT NOT NULL,
     ceph_address TEXT NOT NULL, -- "local://<absolute directory>" is a directory on its one agent
+    ceph_secret_uuid TEXT NOT NULL, -- names the key in libvirt; is not the key
     ceph_port INTEGER NOT NULL CHECK (ceph_port BETWEEN 0 AND 65535),
     price TEXT NOT NULL,
     currency TEXT NOT NULL,
@@ -151,7 +152,7 @@ CREATE TABLE storage_pool (
     generation INTEGER NOT NULL DEFAULT 1,
     created_at_ms INTEGER NOT NULL,
     updated_at_ms INTEGER NOT NULL
-) STRICT; -- ceph_secret_uuid is the secret ("storage_pool/ID", "ceph_secret_uuid")
+) STRICT;
 
 CREATE INDEX storage_pool_region ON storage_pool (region_id);
 CREATE UNIQUE INDEX storage_pool_default ON storage_pool (region_id) WHERE is_default = 1;

@@ -5,7 +5,7 @@ CREATE TABLE kompute (
     id TEXT PRIMARY KEY CHECK (length(id) = 24),
     project_id TEXT NOT NULL REFERENCES project (id),
     zone_id TEXT NOT NULL REFERENCES zone (id),
-    name TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL,
     description TEXT NOT NULL,
     phase TEXT NOT NULL CHECK (phase IN ('creating', 'ready', 'error', 'deleting')),
     generation INTEGER NOT NULL DEFAULT 1,
@@ -13,6 +13,8 @@ CREATE TABLE kompute (
     updated_at_ms INTEGER NOT NULL
 ) STRICT;
 
+-- Host names: two cases are one name in DNS.
+CREATE UNIQUE INDEX kompute_name ON kompute (lower(name));
 CREATE INDEX kompute_project ON kompute (project_id, zone_id);
 CREATE INDEX kompute_zone ON kompute (zone_id);
 
@@ -21,7 +23,7 @@ CREATE TABLE instance (
     project_id TEXT NOT NULL REFERENCES project (id),
     kaktus_id TEXT NOT NULL REFERENCES kaktus (id),
     kompute_id TEXT UNIQUE REFERENCES kompute (id), -- the Kompute that owns it
-    name TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL,
     description TEXT NOT NULL,
     memory_bytes INTEGER NOT NULL CHECK (memory_bytes > 0),
     vcpus INTEGER NOT NULL CHECK (vcpus > 0),
@@ -36,6 +38,7 @@ CREATE TABLE instance (
     updated_at_ms INTEGER NOT NULL
 ) STRICT;
 
+CREATE UNIQUE INDEX instance_name ON instance (lower(name));
 CREATE INDEX instance_project ON instance (project_id);
 CREATE INDEX instance_kaktus ON instance (kaktus_id);
 
@@ -117,7 +120,7 @@ CREATE TABLE adapter (
     UNIQUE (instance_id, position)
 ) STRICT;
 
-CREATE UNIQUE INDEX adapter_mac ON adapter (mac) WHERE reserved = 0;
+CREATE UNIQUE INDEX adapter_mac ON adapter (lower(mac)) WHERE reserved = 0;
 CREATE INDEX adapter_subnet ON adapter (subnet_id);
 CREATE INDEX adapter_kompute ON adapter (kompute_id);
 

@@ -1,0 +1,1 @@
+"""The contract's API: every route is one line of a table."""

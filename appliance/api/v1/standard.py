@@ -1,0 +1,111 @@
+"""The routes of plain kinds: list, create, read, update, delete.
+
+They differ in nothing but the table of the kind, their place and who may call them. `tags` are
+words with blanks between; the last id in the path is that of the object or of its parent.
+"""
+
+from appliance.api.guards import Allow
+from appliance.api.v1.route import Call, Route
+from appliance.services.catalog import AnyTable
+
+
+def list_all(table: AnyTable, path: str, operation_id: str, tags: str, *, who: Allow) -> Route:
+    async def call(call: Call) -> list[str]:
+        return await call.services.catalog.list_ids(table)
+
+    return Route(
+        method="GET",
+        path=path,
+        operation_id=operation_id,
+        tags=tuple(tags.split()),
+        who=who,
+        call=call,
+        answer=list[str],
+    )
+
+
+def list_below(
+    table: AnyTable, parent: AnyTable, path: str, operation_id: str, tags: str, *, who: Allow
+) -> Route:
+    async def call(call: Call) -> list[str]:
+        return await call.services.catalog.list_children_ids(table, parent, call.last_id)
+
+    return Route(
+        method="GET",
+        path=path,
+        operation_id=operation_id,
+        tags=tuple(tags.split()),
+        who=who,
+        call=call,
+        answer=list[str],
+    )
+
+
+def create(
+    table: AnyTable,
+    parent: AnyTable | None,
+    path: str,
+    operation_id: str,
+    tags: str,
+    *,
+    who: Allow,
+) -> Route:
+    async def call(call: Call) -> object:
+        parent_id = "" if parent is None else call.last_id
+        return await call.services.catalog.create(table, call.body, parent, parent_id)
+
+    return Route(
+        method="POST",
+        path=path,
+        operation_id=operation_id,
+        tags=tuple(tags.split()),
+        who=who,
+        call=call,
+        body=table.struct,
+        answer=table.struct,
+    )
+
+
+def read(table: AnyTable, path: str, operation_id: str, tags: str, *, who: Allow) -> Route:
+    async def call(call: Call) -> object:
+        return await call.services.catalog.get(table, call.last_id)
+
+    return Route(
+        method="GET",
+        path=path,
+        operation_id=operation_id,
+        tags=tuple(tags.split()),
+        who=who,
+        call=call,
+        answer=table.struct,
+    )
+
+
+def update(table: AnyTable, path: str, operation_id: str, tags: str, *, who: Allow) -> Route:
+    async def call(call: Call) -> object:
+        return await call.services.catalog.update(table, call.last_id, call.body)
+
+    return Route(
+        method="PUT",
+        path=path,
+        operation_id=operation_id,
+        tags=tuple(tags.split()),
+        who=who,
+        call=call,
+        body=table.struct,
+        answer=table.struct,
+    )
+
+
+def delete(table: AnyTable, path: str, operation_id: str, tags: str, *, who: Allow) -> Route:
+    async def call(call: Call) -> None:
+        await call.services.catalog.delete(table, call.last_id)
+
+    return Route(
+        method="DELETE",
+        path=path,
+        operation_id=operation_id,
+        tags=tuple(tags.split()),
+        who=who,
+        call=call,
+    )
