@@ -127,9 +127,8 @@ class Writer:
             self._commits += 1
         except Exception as error:  # whatever it is: it fails its caller, never the thread
             self._roll_back()
-            meaning = self._meaning(error)
-            if alone or isinstance(meaning, DeadlineExceeded):
-                for job in jobs:
+            if alone or isinstance(self._meaning(error), DeadlineExceeded):
+                for job in jobs:  # an exception each: raising one writes into it
                     job.outcome = self._meaning(error)
             else:
                 for job in jobs:
@@ -145,13 +144,15 @@ class Writer:
         return [self._execute(statement) for statement in batch]
 
     def _apply_undoably(self, batch: Batch) -> Outcome:
-        """Apply a batch among others; raises only if its failure undid the others too."""
+        """Apply a batch among others; raises only if its failure undid the others too.
+
+        Source: SQLite manual, "Response To Errors Within A Transaction": a full disk, say, may
+        end the whole transaction; then no savepoint is left, and ROLLBACK TO itself fails.
+        """
         self._connection.execute("SAVEPOINT batch")
         try:
             outcome: Outcome = self._apply(batch)
         except Exception as error:
-            if not self._connection.in_transaction:
-                raise
             self._connection.execute("ROLLBACK TO batch")
             outcome = self._meaning(error)
         self._connection.execute("RELEASE batch")
