@@ -97,7 +97,10 @@ def _hold_unpacked(root: str) -> str:
 
 
 def _unpack(root: str, tree: str) -> None:
-    """Unpack beside the tree and rename, so that a tree is whole or not there."""
+    """Unpack beside the tree and rename, so that a tree is whole or not there.
+
+    Not synced: what a power cut leaves damaged, the next `serve` finds and unpacks again.
+    """
     import errno
     import fcntl
     import os
@@ -114,7 +117,6 @@ def _unpack(root: str, tree: str) -> None:
             names = [name for name in archive.namelist() if name.startswith("site-packages/")]
             archive.extractall(temporary, names)
         os.umask(others)
-        os.sync()
         try:
             os.rename(temporary, tree)
         except OSError as taken:

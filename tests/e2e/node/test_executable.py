@@ -46,17 +46,24 @@ def flip_a_byte(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_two_builds_in_different_places_are_identical(executable: Path, tmp_path: Path) -> None:
-    elsewhere = tmp_path / "another" / "checkout"
-    elsewhere.mkdir(parents=True)
+def copy_checkout(source: Path, target: Path) -> Path:
+    target.mkdir(parents=True)
     for name in _INPUTS:
-        source = _TOP / name
-        if source.is_dir():
-            shutil.copytree(source, elsewhere / name, copy_function=shutil.copy)
+        if (source / name).is_dir():
+            shutil.copytree(source / name, target / name, copy_function=shutil.copy)
         else:
-            shutil.copy(source, elsewhere / name)  # and with new times
-    second = build(elsewhere, tmp_path / "kowabunga", python=Path(sys.executable))
-    assert second.read_bytes() == executable.read_bytes()
+            shutil.copy(source / name, target / name)  # and with new times
+    return target
+
+
+def test_two_builds_in_different_places_are_identical(tmp_path: Path) -> None:
+    one = copy_checkout(_TOP, tmp_path / "one")
+    two = copy_checkout(one, tmp_path / "another" / "place")
+    first, second = (
+        build(checkout, checkout / "dist" / "kowabunga", python=Path(sys.executable))
+        for checkout in (one, two)
+    )
+    assert first.read_bytes() == second.read_bytes()
 
 
 def test_is_at_most_25_megabytes(executable: Path) -> None:
