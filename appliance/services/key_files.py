@@ -74,13 +74,15 @@ class KeyFiles:
         if not create_private(self._path(key.id), _encode(key)):
             _read(self._path(key.id))
 
-    def remove(self, key_id: str) -> bool:
-        """Delete a key's files; False when there are none."""
-        paths = [self._path(key_id, suffix) for suffix in (_KEY, _PENDING)]
-        present = [path for path in paths if path.exists()]
-        for path in present:
-            remove_durably(path)
-        return bool(present)
+    def ids(self) -> set[str]:
+        """Return the ids of all keys here, pending ones too."""
+        suffixes = {_KEY, _PENDING}
+        return {path.stem for path in self._directory.iterdir() if path.suffix in suffixes}
+
+    def remove(self, key_id: str) -> None:
+        """Delete a key's file; idempotent."""
+        for suffix in (_KEY, _PENDING):
+            remove_durably(self._path(key_id, suffix))
 
     def _path(self, key_id: str, suffix: str = _KEY) -> Path:
         return self._directory / f"{key_id}{suffix}"

@@ -190,11 +190,13 @@ class Keyring:
 
     async def purge_retired(self) -> None:
         """Delete the files of retired keys on this member."""
-        rows = await self._store.query(Statement("SELECT id FROM data_key_retired ORDER BY id"))
-        for key_id in [str(row["id"]) for row in rows]:
-            self._known.pop(key_id, None)
-            if self._files.remove(key_id):
-                _log.info("data_key_file_removed", data_key=key_id)
+        rows = await self._store.query(Statement("SELECT id FROM data_key_retired"))
+        retired = {str(row["id"]) for row in rows}
+        for key_id in retired & self._known.keys():
+            del self._known[key_id]
+        for key_id in sorted(retired & self._files.ids()):
+            self._files.remove(key_id)
+            _log.info("data_key_file_removed", data_key=key_id)
 
     async def _active_id(self) -> str | None:
         rows = await self._store.query(_ACTIVE, Consistency.LINEARIZABLE)

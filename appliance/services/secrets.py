@@ -40,6 +40,21 @@ class Sealer:
             (owner, name, self._key.id, _seal(self._key, owner, name, value)),
         )
 
+    def replace(self, owner: str, name: str, row: Row, value: Secret) -> Statement:
+        """Seal a secret anew, if its row is still the one that was read."""
+        return Statement(
+            "UPDATE secret SET data_key_id = ?, sealed = ?"
+            " WHERE owner = ? AND name = ? AND data_key_id = ? AND sealed = ?",
+            (
+                self._key.id,
+                _seal(self._key, owner, name, value),
+                owner,
+                name,
+                row["data_key_id"],
+                row["sealed"],
+            ),
+        )
+
 
 def forget(owner: str, name: str) -> Statement:
     return Statement("DELETE FROM secret WHERE owner = ? AND name = ?", (owner, name))
@@ -129,56 +144,52 @@ class Secrets:
         return _open(key, owner, name, str(row["sealed"]))
 
     async def reseal(self) -> None:
-        """Seal every secret with the active key; other writers may go on meanwhile.
+        """Seal with the active key what a retiring one seals; other writers may go on meanwhile.
 
         Resumable: a row counts as done by its key id, and is only replaced as it was read.
 
         Raises:
             Corrupt: some rows do not open; all others are done.
         """
-        active = await self._keyring.active()
         unreadable: list[str] = []
         after = ("", "")
         while rows := await self._store.query(
             Statement(
-                "SELECT owner, name, data_key_id, sealed FROM secret"
-                " WHERE data_key_id <> ? AND (owner, name) > (?, ?)"
-                " ORDER BY owner, name LIMIT ?",
-                (active.id, *after, _PAGE),
+                "SELECT owner, name, data_key_id, sealed FROM secret WHERE data_key_id IN"
+                " (SELECT id FROM data_key WHERE state = 'retiring')"
+                " AND (owner, name) > (?, ?) ORDER BY owner, name LIMIT ?",
+                (*after, _PAGE),
             ),
             Consistency.LINEARIZABLE,
         ):
-            statements: list[Statement] = []
-            for row in rows:
-                after = (str(row["owner"]), str(row["name"]))
-                try:
-                    value = await self.open(*after, row)
-                except Corrupt:
-                    unreadable.append("/".join(after))
-                    continue
-                except NotFound:
-                    continue  # sealed anew by another since we read it
-                statements.append(_replace(active, *after, row, value))
-            if statements:
-                await self._store.batch(statements)
+            unreadable += await self._reseal_page(rows)
+            after = (str(rows[-1]["owner"]), str(rows[-1]["name"]))
         if unreadable:
             raise Corrupt(
                 f"these secrets cannot be read: {', '.join(unreadable)}",
                 hint="set them again, then repeat the rotation",
             )
 
+    async def _reseal_page(self, rows: Sequence[Row]) -> list[str]:
+        """Return which of the rows do not open."""
+        values: list[tuple[str, str, Row, Secret]] = []
+        unreadable: list[str] = []
+        for row in rows:
+            owner, name = str(row["owner"]), str(row["name"])
+            try:
+                values.append((owner, name, row, await self.open(owner, name, row)))
+            except Corrupt:
+                unreadable.append(f"{owner}/{name}")
+            except NotFound:
+                continue  # sealed anew by another since we read it
+        if values:
+            await self.batch(lambda sealer: [sealer.replace(*value) for value in values])
+        return unreadable
+
 
 def _select(owner: str, name: str) -> Statement:
     return Statement(
         "SELECT data_key_id, sealed FROM secret WHERE owner = ? AND name = ?", (owner, name)
-    )
-
-
-def _replace(key: DataKey, owner: str, name: str, row: Row, value: Secret) -> Statement:
-    return Statement(
-        "UPDATE secret SET data_key_id = ?, sealed = ?"
-        " WHERE owner = ? AND name = ? AND data_key_id = ? AND sealed = ?",
-        (key.id, _seal(key, owner, name, value), owner, name, row["data_key_id"], row["sealed"]),
     )
 
 

@@ -12,6 +12,12 @@ from appliance.core.secret import Secret
 PASSPHRASE = Secret("correct horse battery staple")
 
 
+@pytest.fixture(scope="module")
+def passphrase_file() -> dict[str, object]:
+    content = crypto.seal_with_passphrase(PASSPHRASE, b"plaintext", "kind")
+    return msgspec.json.decode(content, type=dict[str, object])
+
+
 def test_api_keys_carry_256_bits_and_a_prefix_that_scanners_find() -> None:
     keys = {crypto.generate_api_key().reveal_text() for _ in range(50)}
     assert len(keys) == 50
@@ -74,6 +80,13 @@ def test_two_contexts_are_equal_only_when_their_parts_are(
     left: list[str], right: list[str]
 ) -> None:
     assert (crypto.context_of("p", *left) == crypto.context_of("p", *right)) == (left == right)
+
+
+@pytest.mark.parametrize("separator", ["/", ",", " ", "\0", "\x1f", '","', "|", ":"])
+def test_no_separator_inside_a_part_imitates_two_parts(separator: str) -> None:
+    joined = crypto.context_of("p", f"a{separator}b")
+    assert joined != crypto.context_of("p", "a", "b")
+    assert joined != crypto.context_of(f"p{separator}a", "b")
 
 
 def test_wrapping_reaches_only_the_holder_of_the_key() -> None:
@@ -146,9 +159,10 @@ def test_a_passphrase_opens_its_file_and_nothing_else_does() -> None:
         ("extra", 1),
     ],
 )
-def test_a_changed_field_of_a_passphrase_file_is_refused(field: str, value: object) -> None:
-    file = msgspec.json.decode(crypto.seal_with_passphrase(PASSPHRASE, b"plaintext", "kind"))
-    file[field] = value
+def test_a_changed_field_of_a_passphrase_file_is_refused(
+    passphrase_file: dict[str, object], field: str, value: object
+) -> None:
+    file = {**passphrase_file, field: value}
     with pytest.raises((Forbidden, Invalid)):
         crypto.unseal_with_passphrase(PASSPHRASE, msgspec.json.encode(file), "kind")
 

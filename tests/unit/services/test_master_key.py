@@ -112,6 +112,13 @@ async def test_a_deleted_file_does_not_replace_the_key(
     assert await api_keys.authenticate(key) == MASTER
 
 
+async def test_once_a_key_exists_not_even_the_directory_of_the_file_is_needed(
+    master_key: MasterKey, file: Path
+) -> None:
+    await master_key.ensure(file)
+    assert await master_key.ensure(file.parent / "gone" / "master.key") is KeyFile.ABSENT
+
+
 async def test_disabled_stays_disabled_over_restarts_until_it_is_rotated(
     master_key: MasterKey, api_keys: ApiKeys, file: Path
 ) -> None:
