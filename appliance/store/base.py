@@ -43,6 +43,7 @@ class Store(Protocol):
         """Run one SELECT and return its rows, keyed by column name.
 
         Raises:
+            Invalid: a value cannot be stored (see `statements`).
             Unavailable: nobody can answer at this consistency now.
             Corrupt: the database file is damaged.
         """
@@ -57,7 +58,9 @@ class Store(Protocol):
         Raises:
             Conflict: a UNIQUE, PRIMARY KEY, FOREIGN KEY, NOT NULL or CHECK constraint refused;
                 `context["constraint"]` is its kind ("unique", "foreign_key", ...) and
-                `context["columns"]` names what clashed ("agent.name"), where SQLite tells.
+                `context["columns"]` names what clashed ("agent.name"), where SQLite tells. A
+                primary key is "unique" too; a wrong type is "datatype".
+            Invalid: a value cannot be stored: an integer beyond 64 bits, a NUL in a text.
             Stale: a guard (see `guard`) did not hold.
             Unavailable: nothing was written; try again.
             DeadlineExceeded: the answer did not come.

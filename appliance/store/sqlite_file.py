@@ -55,21 +55,18 @@ def connect_writer(path: Path, limit: TimeLimit) -> sqlite3.Connection:
 
     Source: SQLite manual, "PRAGMA synchronous": in WAL mode only FULL syncs at each commit.
     """
-    connection = _connect(path, limit)
-    for pragma in (
+    return _connect(
+        path,
+        limit,
         "journal_mode = WAL",
         "synchronous = FULL",
         "foreign_keys = ON",
         f"journal_size_limit = {_WAL_KEPT_BYTES}",
-    ):
-        connection.execute(f"PRAGMA {pragma}")
-    return connection
+    )
 
 
 def connect_reader(path: Path, limit: TimeLimit) -> sqlite3.Connection:
-    connection = _connect(path, limit)
-    connection.execute("PRAGMA query_only = ON")
-    return connection
+    return _connect(path, limit, "query_only = ON")
 
 
 def refuse_unless_sound(connection: sqlite3.Connection, path: Path) -> None:
@@ -139,7 +136,7 @@ def translate(error: sqlite3.Error, path: Path) -> KowabungaError:
     return meaning
 
 
-def _connect(path: Path, limit: TimeLimit) -> sqlite3.Connection:
+def _connect(path: Path, limit: TimeLimit, *pragmas: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"file:{quote(str(path.absolute()))}?mode=rw",  # never creates: `create` does
         uri=True,
@@ -149,6 +146,10 @@ def _connect(path: Path, limit: TimeLimit) -> sqlite3.Connection:
     )
     connection.set_progress_handler(limit.passed, _STEPS_PER_LOOK)
     limit.restart()
-    connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
-    connection.execute("PRAGMA cell_size_check = ON")
+    try:
+        for pragma in (f"busy_timeout = {_BUSY_MS}", "cell_size_check = ON", *pragmas):
+            connection.execute(f"PRAGMA {pragma}")
+    except BaseException:
+        connection.close()
+        raise
     return connection
