@@ -15,8 +15,8 @@ from appliance.model.compute import (
     DomainStatistics,
     HostFacts,
     ObservedDomain,
-    Power,
 )
+from appliance.model.domain_state import Power
 from appliance.model.fields import ObjectId, PositiveBytes
 from appliance.rpc.method import AnyMethod, Method, Nothing, TimeoutClass
 

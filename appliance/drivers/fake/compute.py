@@ -19,15 +19,13 @@ from appliance.model.compute import (
     DiskSpec,
     DomainEvent,
     DomainListener,
-    DomainReason,
     DomainSpec,
-    DomainState,
     DomainStatistics,
     HostFacts,
     ObservedDomain,
-    Power,
     check_domain,
 )
+from appliance.model.domain_state import DomainReason, DomainState, Power
 
 _DOMAIN: Final = "domain"
 _BUSY_PERCENT: Final = 5  # what a simulated guest uses of each of its processors
@@ -260,15 +258,11 @@ class FakeComputeDriver:
         )
 
     def _ensure_running(self, domain: FakeDomain) -> FakeDomain:
-        match domain.state:
-            case DomainState.RUNNING | DomainState.BLOCKED | DomainState.SHUTDOWN:
-                return domain
-            case DomainState.PAUSED:
-                return self._move(domain, DomainState.RUNNING, DomainReason.UNPAUSED)
-            case DomainState.PM_SUSPENDED:
-                return self._move(domain, DomainState.RUNNING, DomainReason.WAKE_UP)
-            case _:
-                return self._start(domain, DomainState.RUNNING, DomainReason.BOOTED)
+        if domain.state is DomainState.RUNNING:
+            return domain
+        if domain.state is DomainState.PAUSED:
+            return self._move(domain, DomainState.RUNNING, DomainReason.UNPAUSED)
+        return self._start(domain, DomainState.RUNNING, DomainReason.BOOTED)
 
     def _ensure_paused(self, domain: FakeDomain) -> FakeDomain:
         if domain.state is DomainState.PAUSED:

@@ -2,13 +2,8 @@
 
 import msgspec
 
-from appliance.model.compute import (
-    ACTIVE_STATES,
-    DomainReason,
-    DomainSpec,
-    DomainState,
-    ObservedDomain,
-)
+from appliance.model.compute import DomainSpec, ObservedDomain
+from appliance.model.domain_state import ACTIVE_STATES, DomainReason, DomainState
 
 
 class FakeDomain(msgspec.Struct, frozen=True, kw_only=True):

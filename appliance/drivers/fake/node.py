@@ -48,10 +48,12 @@ class SimulatedNode:
             clock: all time, and all waiting, goes by it.
             traits: of the machine.
         """
-        traits = traits or NodeTraits()
+        self.traits = traits = traits or NodeTraits()
         images = Images(world, node_id, capacity_bytes=traits.pool_capacity_bytes)
         bridges = Bridges(world, node_id, foreign=traits.foreign_interfaces)
         self.node_id = node_id
+        self._clock = clock
+        self._started = clock.monotonic()
         self.faults = Faults(clock, latency_s=traits.latency_s)
         self.compute = FakeComputeDriver(
             world,
@@ -65,3 +67,8 @@ class SimulatedNode:
         self.storage = FakeStorageDriver(world, images, self.faults, clock, traits.internet)
         self.host_network = FakeHostNetworkDriver(bridges, self.faults)
         self.network = FakeNetworkDriver(world, node_id, self.faults)
+
+    @property
+    def uptime_s(self) -> float:
+        """How long this process has simulated the node."""
+        return self._clock.monotonic() - self._started

@@ -7,17 +7,14 @@ import pytest
 
 from appliance.core.errors import Busy, Conflict, InsufficientResource, Invalid, NotFound
 from appliance.model.compute import (
-    STATE_REASONS,
     Architecture,
     Change,
     DomainEvent,
-    DomainReason,
     DomainSpec,
-    DomainState,
     InterfaceSpec,
     ObservedDomain,
-    Power,
 )
+from appliance.model.domain_state import STATE_REASONS, DomainReason, DomainState, Power
 from tests.contract.drivers.rig import BRIDGE, MIB, Rig, some_id
 
 STATE_OF = {

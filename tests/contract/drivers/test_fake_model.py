@@ -18,15 +18,8 @@ from appliance.core.errors import Conflict, Invalid, KowabungaError
 from appliance.drivers.fake.node import NodeTraits, SimulatedNode
 from appliance.drivers.fake.storage import Internet, RemoteFile
 from appliance.drivers.fake.world import World
-from appliance.model.compute import (
-    Architecture,
-    Change,
-    DiskSpec,
-    DomainSpec,
-    DomainState,
-    OsFamily,
-    Power,
-)
+from appliance.model.compute import Architecture, Change, DiskSpec, DomainSpec, OsFamily
+from appliance.model.domain_state import DomainState, Power
 from appliance.model.storage import LocalPool, TemplateSource, VolumeSpec
 from tests.contract.drivers.rig import MIB, ignore
 from tests.support.clock import ManualClock

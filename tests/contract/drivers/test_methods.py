@@ -16,15 +16,8 @@ from appliance.core.errors import Invalid, NotFound
 from appliance.drivers.fake.node import NodeTraits, SimulatedNode
 from appliance.drivers.fake.world import World
 from appliance.model.agent import AgentType
-from appliance.model.compute import (
-    Change,
-    DiskSpec,
-    DomainSpec,
-    DomainState,
-    InterfaceSpec,
-    OsFamily,
-    Power,
-)
+from appliance.model.compute import Change, DiskSpec, DomainSpec, InterfaceSpec, OsFamily
+from appliance.model.domain_state import DomainState, Power
 from appliance.model.network import BridgeSpec, DnsRecord, DnsZone, RegionNetwork
 from appliance.model.storage import LocalPool, SeedSpec, TemplateSource, VolumeSpec
 from appliance.model.target import Fence, target
@@ -47,7 +40,7 @@ from appliance.rpc.compute import (
 )
 from appliance.rpc.gateway import Command
 from appliance.rpc.method import Method, Nothing
-from appliance.rpc.methods import METHODS, Event
+from appliance.rpc.methods import AGENT_DESCRIBE, AGENT_PING, METHODS, Event
 from appliance.rpc.network import (
     NETWORK_ENSURE_BRIDGE,
     NETWORK_ENSURE_BRIDGE_ABSENT,
@@ -104,7 +97,9 @@ async def agent(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerato
     events: list[Event] = []
     with World() as world:
         node = SimulatedNode(some_id(), world, clock=ManualClock(), traits=TRAITS)
-        handlers = simulated_handlers(node, request.param, events.append)
+        handlers = simulated_handlers(
+            node, request.param, version="1", boot_id="b", send_event=events.append
+        )
         async with (
             FenceBook.open(tmp_path / "fences.db") as fences,
             Dispatcher(handlers, fences) as dispatcher,
@@ -112,18 +107,32 @@ async def agent(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerato
             yield Agent(dispatcher, events)
 
 
-def test_every_declared_method_is_served_by_one_type_of_agent() -> None:
+def served_by(agent_type: AgentType) -> set[str]:
     with World() as world:
         node = SimulatedNode(some_id(), world, clock=ManualClock(), traits=TRAITS)
-        kaktus, kiwi, kontroller = (
-            set(simulated_handlers(node, agent_type, lambda _: None))
-            for agent_type in (AgentType.KAKTUS, AgentType.KIWI, AgentType.KONTROLLER)
+        return set(
+            simulated_handlers(
+                node, agent_type, version="1", boot_id="b", send_event=lambda _: None
+            )
         )
+
+
+def test_every_declared_method_is_served_by_one_type_of_agent() -> None:
+    every = served_by(AgentType.KONTROLLER)
+    kaktus, kiwi = served_by(AgentType.KAKTUS), served_by(AgentType.KIWI)
     declared = {method.name for method in (*COMPUTE_METHODS, *STORAGE_METHODS, *NETWORK_METHODS)}
-    assert kaktus | kiwi == declared
-    assert not kaktus & kiwi
-    assert not kontroller
+    assert every == {AGENT_PING.name, AGENT_DESCRIBE.name}
+    assert kaktus | kiwi == declared | every
+    assert kaktus & kiwi == every
     assert declared <= set(METHODS)
+
+
+async def test_a_simulated_node_describes_what_is_simulated(agent: Agent) -> None:
+    await agent.call(AGENT_PING, Nothing())
+    described = await agent.call(AGENT_DESCRIBE, Nothing())
+    assert described.hostname.startswith("simulated-")
+    assert described.cpu_count == TRAITS.host.cpu_threads
+    assert described.memory_total_bytes == TRAITS.host.memory_bytes
 
 
 async def test_storage_methods_answer_as_declared(agent: Agent) -> None:

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from appliance.core.errors import Busy, Conflict, Invalid
-from appliance.model.compute import Power
+from appliance.model.domain_state import Power
 from appliance.model.network import (
     BridgeSpec,
     DnsRecord,
