@@ -9,7 +9,7 @@ import pytest
 
 from appliance.core import crypto
 from appliance.core.clock import Clock
-from appliance.core.errors import Corrupt, DeadlineExceeded, Unavailable
+from appliance.core.errors import Corrupt, DeadlineExceeded, NotFound, Unavailable
 from appliance.core.secret import Secret
 from appliance.model.agent import AgentType
 from appliance.model.principal import MASTER
@@ -120,6 +120,8 @@ async def test_rotation_seals_everything_anew_and_deletes_the_old_key(house: Hou
     assert new.id != old.id
     await assert_readable(house)
     await assert_only(house, new.id)
+    with pytest.raises(NotFound):  # not in memory either
+        await house.keyring.get(old.id)
 
 
 async def test_a_repeated_rotation_of_the_same_key_changes_nothing(house: House) -> None:
@@ -209,6 +211,25 @@ async def test_another_member_finishes_a_rotation_and_the_first_drops_its_file(
     await house.keyring.purge_retired()
     assert old.id not in {file.stem for file in house.key_files + second.key_files}
     assert await house.keyring.active() == await second.keyring.active()
+
+
+async def test_a_member_admitted_while_the_key_is_replaced_can_read_what_follows(
+    house: House, tmp_path: Path
+) -> None:
+    """The new key came between the look at the keys and the member's row."""
+    old = await house.keyring.active()
+    second = build_house(house.store, tmp_path / "second", house.clock)
+
+    class Slow(MortalStore):
+        async def batch(self, statements: Sequence[Statement]) -> list[int]:
+            await house.keyring.replace_active(old.id)
+            return await super().batch(statements)
+
+    slow = build_house(Slow(house.store, Life()), house.directory, house.clock)
+    await slow.keyring.admit(second.node.public(), "two")
+    await fill(house)
+    await second.keyring.open("two")
+    await assert_readable(second)
 
 
 async def test_two_rotations_of_one_key_at_once_end_with_one_new_key(
