@@ -96,7 +96,9 @@ def agent_socket(hub: Hub, certificate_sha256: Callable[[], bytes]) -> Websocket
         address = _address(scope)
         await receive()  # "websocket.connect"
         if not hub.has_room_for(address):
-            await _refuse_upgrade(send)
+            # Refused before the upgrade (HTTP 403): such a socket costs as little as can be. Not a
+            # 503 by "WebSocket Denial Response": uvicorn logs an error for each of those.
+            await send({"type": "websocket.close", "code": CloseCode.TOO_MANY, "reason": ""})
             return
         is_stream = STREAM_SUBPROTOCOL in scope["subprotocols"]
         subprotocol = STREAM_SUBPROTOCOL if is_stream else None
@@ -111,13 +113,6 @@ def agent_socket(hub: Hub, certificate_sha256: Callable[[], bytes]) -> Websocket
         await (hub.serve_stream(transport) if is_stream else hub.serve(transport))
 
     return WebsocketRouteHandler(PATH, opt=dict(allow(Allow.ANYONE)))(serve_agent)
-
-
-async def _refuse_upgrade(send: Send) -> None:
-    """Answer 503 instead of upgrading: ASGI's extension "WebSocket Denial Response"."""
-    headers = [(b"retry-after", b"5"), (b"content-length", b"0")]
-    await send({"type": "websocket.http.response.start", "status": 503, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": b""})
 
 
 def _address(scope: Scope) -> str:

@@ -55,8 +55,10 @@ def is_allowed(who: Allow, principal: Principal | None) -> bool:
     return who is Allow.AUTHENTICATED or principal.kind in _SUPER_ADMINS
 
 
-def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+async def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
     """Refuse the caller whom the route did not declare; runs before anything is parsed.
+
+    A coroutine, because Litestar calls a plain function in a thread, for every request.
 
     Raises:
         Unauthenticated: no valid credential.

@@ -32,7 +32,7 @@ class CloseCode(IntEnum):
     REPLAYED = 4413  # the nonce of this hello was seen before
     PROTOCOL_RANGE = 4426  # no common version
     OVERLOADED = 4429  # it sends, but does not read what is sent to it
-    TOO_MANY = 4430  # too many sockets without a proven hello; before the upgrade it is HTTP 503
+    TOO_MANY = 4430  # too many sockets without a proven hello; before the upgrade it is HTTP 403
     LOST = 4504  # nothing received for 15 s
 
 

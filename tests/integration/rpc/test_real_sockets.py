@@ -1,0 +1,451 @@
+"""The real agent client and the real server over TLS, through a proxy that misbehaves."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import pytest
+from litestar import Litestar
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from appliance.agent.client import AgentClient
+from appliance.agent.dial import WebSocketDialer
+from appliance.agent.dispatch import Dispatcher
+from appliance.agent.fences import FenceBook
+from appliance.agent.handlers import base_handlers
+from appliance.agent.streams import StreamKind
+from appliance.api.agents import agent_socket
+from appliance.api.guards import guard
+from appliance.api.listener import Limits as ListenerLimits
+from appliance.api.listener import Listener, bind_tcp, server_tls
+from appliance.core import x509
+from appliance.core.aio import Backoff
+from appliance.core.errors import DeadlineExceeded, KowabungaError, Unavailable
+from appliance.model.agent import AgentType, CredentialKind
+from appliance.model.target import Fence
+from appliance.rpc.gateway import Command
+from appliance.rpc.hello import Refused, greet
+from appliance.rpc.hub import Hub, HubLimits
+from appliance.rpc.method import AnyMethod, Method, Nothing, TimeoutClass
+from appliance.rpc.methods import AGENT_PING, METHODS
+from appliance.rpc.peer import Limits
+from appliance.rpc.proof import AgentCredential
+from appliance.rpc.stream import ByteStream
+from appliance.rpc.transport import CloseCode, Dialer, Transport
+from tests.support.proxy import Proxy, proxy_to
+from tests.support.rpc import AGENT, SYSTEM_CLOCK, Directory, Recorder, greeting
+from tests.support.wait import until
+
+VOLUME = "volume/" + "1" * 24
+GROW: AnyMethod = Method("t.grow", Nothing, Nothing, TimeoutClass.NORMAL, True, "agent", "Effect.")
+# The rules of silence at 30 times their speed.
+QUICK = Limits(heartbeat_s=0.15, silence_s=0.6)
+NAMES = ["127.0.0.1", "localhost"]
+
+
+class QuickBackoff(Backoff):
+    def delay_s(self, failures: int) -> float:
+        del failures
+        return 0.01
+
+
+@dataclass
+class World:
+    """What effectful calls do here: counted, and held at a gate."""
+
+    effects: int = 0
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def grow(self, _: Nothing) -> Nothing:
+        self.effects += 1
+        await self.gate.wait()
+        return Nothing()
+
+
+class Kahuna:
+    """A server that can be stopped and started again on the same port."""
+
+    def __init__(self, directory: Path, *, tls: bool = True) -> None:
+        self.path = directory
+        self.directory = Directory()
+        self.recorder = Recorder()
+        self.port = 0
+        self.fingerprint = b""
+        self.tls = tls
+        self.limits = HubLimits(peer=QUICK)
+        self.hub = self._make_hub("k1")
+        if tls:
+            authority = x509.make_authority("test")
+            issued = x509.issue_server_certificate(authority, NAMES, SYSTEM_CLOCK.now_ms())
+            (directory / "ca.pem").write_text(authority.certificate_pem)
+            (directory / "server.pem").write_text(issued.certificate_pem)
+            (directory / "server.key").write_bytes(issued.key_pem.reveal())
+            self.fingerprint = x509.fingerprint(issued.certificate_pem)
+
+    @property
+    def ca_file(self) -> Path | None:
+        return self.path / "ca.pem" if self.tls else None
+
+    def url(self, port: int | None = None) -> str:
+        return f"{'wss' if self.tls else 'ws'}://127.0.0.1:{port or self.port}"
+
+    def _make_hub(self, name: str) -> Hub:
+        return Hub(
+            self.directory,
+            kahuna=name,
+            clock=SYSTEM_CLOCK,
+            alarm=self.recorder.alarm,
+            on_event=self.recorder.event,
+            limits=self.limits,
+        )
+
+    @asynccontextmanager
+    async def serving(self, name: str = "k1") -> AsyncGenerator[None]:
+        self.hub = self._make_hub(name)
+        app = Litestar(
+            [agent_socket(self.hub, lambda: self.fingerprint)], guards=[guard], logging_config=None
+        )
+        sock = bind_tcp("127.0.0.1", self.port)
+        self.port = sock.getsockname()[1]
+        pair = (self.path / "server.pem", self.path / "server.key")
+        context = server_tls(*pair) if self.tls else None
+        listener = Listener(app, sock, limits=ListenerLimits(graceful_stop_s=2), tls=context)
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(listener.serve())
+            await listener.listening.wait()
+            yield
+            running.cancel()
+
+
+@asynccontextmanager
+async def agent(
+    path: Path,
+    credential: AgentCredential,
+    dialer: Dialer,
+    *urls: str,
+    world: World | None = None,
+    kinds: dict[str, StreamKind] | None = None,
+) -> AsyncGenerator[AgentClient]:
+    handlers = {
+        **base_handlers(AGENT, AgentType.KAKTUS, version="1", boot_id="boot-1"),
+        GROW.name: (world or World()).grow,
+    }
+    async with (
+        FenceBook.open(path / "fences.db") as fences,
+        Dispatcher(handlers, fences, methods={**METHODS, GROW.name: GROW}) as dispatcher,
+        asyncio.TaskGroup() as tasks,
+    ):
+        client = AgentClient(
+            urls,
+            greeting(credential),
+            dispatcher,
+            dialer=dialer,
+            clock=SYSTEM_CLOCK,
+            stream_kinds=kinds or {},
+            backoff=QuickBackoff(),
+            limits=QUICK,
+        )
+        running = tasks.create_task(client.run())
+        yield client
+        running.cancel()
+
+
+@asynccontextmanager
+async def connected(
+    kahuna: Kahuna, *, world: World | None = None, kinds: dict[str, StreamKind] | None = None
+) -> AsyncGenerator[tuple[AgentClient, Proxy]]:
+    """An agent connected to the serving Kahuna through a proxy."""
+    credential = kahuna.directory.add()
+    async with proxy_to(kahuna.port) as proxy:
+        url = kahuna.url(proxy.port)
+        dialer = WebSocketDialer(kahuna.ca_file)
+        async with agent(kahuna.path, credential, dialer, url, world=world, kinds=kinds) as client:
+            await until(lambda: kahuna.hub.reachable(AGENT))
+            yield client, proxy
+
+
+def command(request_id: str, fence: int = 1) -> Command:
+    return Command(request_id, VOLUME, Fence(1, fence))
+
+
+async def caught(kahuna: Kahuna, request: Command, timeout_s: float = 30) -> KowabungaError | None:
+    try:
+        await kahuna.hub.call(AGENT, GROW, Nothing(), command=request, timeout_s=timeout_s)
+    except KowabungaError as error:
+        return error
+    return None
+
+
+@pytest.fixture
+def kahuna(tmp_path: Path) -> Kahuna:
+    return Kahuna(tmp_path)
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Kahuna:
+    return Kahuna(tmp_path, tls=False)
+
+
+@pytest.mark.parametrize("kind", [CredentialKind.HMAC, CredentialKind.ED25519])
+async def test_a_session_over_tls_carries_calls(kahuna: Kahuna, kind: CredentialKind) -> None:
+    async with kahuna.serving():
+        credential = kahuna.directory.add(kind=kind)
+        dialer = WebSocketDialer(kahuna.ca_file)
+        async with agent(kahuna.path, credential, dialer, kahuna.url()):
+            await until(lambda: kahuna.hub.reachable(AGENT))
+            assert await kahuna.hub.call(AGENT, AGENT_PING, Nothing()) == Nothing()
+
+
+async def test_a_thousand_calls_are_in_flight_over_tls(kahuna: Kahuna) -> None:
+    world = World()
+    async with kahuna.serving(), connected(kahuna, world=world), asyncio.TaskGroup() as tasks:
+        requests = [Command(str(n), f"volume/{n:024x}", Fence(1, 1)) for n in range(1000)]
+        calls = [tasks.create_task(caught(kahuna, request)) for request in requests]
+        await until(lambda: world.effects == 1000, timeout_s=30)
+        world.gate.set()
+        assert [await call for call in calls] == [None] * 1000
+
+
+async def test_the_hello_is_bound_to_the_certificate(kahuna: Kahuna) -> None:
+    """A machine in the middle with a certificate of the same CA gets no session."""
+    async with kahuna.serving():
+        credential = kahuna.directory.add()
+        kahuna.fingerprint = b"m" * 32  # the certificate that the real Kahuna would have
+        async with WebSocketDialer(kahuna.ca_file).dial(kahuna.url()) as transport:
+            assert len(transport.certificate_sha256) == 32
+            with pytest.raises(Refused) as refused:
+                await greet(transport, greeting(credential))
+    assert refused.value.code is CloseCode.UNAUTHENTICATED
+
+
+async def test_a_server_of_another_ca_is_not_talked_to(kahuna: Kahuna, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    write_authority(other)
+    async with kahuna.serving():
+        with pytest.raises(Unavailable, match="certificate verify failed"):
+            async with WebSocketDialer(other).dial(kahuna.url()):
+                pass
+
+
+def write_authority(path: Path) -> None:
+    path.write_text(x509.make_authority("other").certificate_pem)
+
+
+async def test_a_revocation_closes_the_socket_at_once(kahuna: Kahuna) -> None:
+    async with kahuna.serving(), connected(kahuna) as (client, proxy):
+        kahuna.directory.agents.clear()
+        kahuna.hub.disconnect(AGENT, "revoked")
+        await until(lambda: client.connected == 0, timeout_s=1)
+        await until(lambda: proxy.accepted >= 3)  # it tries again, in vain
+        assert not kahuna.hub.reachable(AGENT)
+
+
+async def test_a_kahuna_that_restarts_gets_its_agents_back(kahuna: Kahuna) -> None:
+    async with kahuna.serving():
+        credential = kahuna.directory.add()
+    url, dialer = kahuna.url(), WebSocketDialer(kahuna.ca_file)
+    async with agent(kahuna.path, credential, dialer, url) as client:
+        for name in ("k1", "k2"):
+            async with kahuna.serving(name):
+                await until(lambda: kahuna.hub.reachable(AGENT))
+                assert await kahuna.hub.call(AGENT, AGENT_PING, Nothing()) == Nothing()
+            await until(lambda: client.connected == 0)
+
+
+async def test_a_half_open_connection_is_noticed_and_replaced(kahuna: Kahuna) -> None:
+    world = World()
+    async with (
+        kahuna.serving(),
+        connected(kahuna, world=world) as (_, proxy),
+        asyncio.TaskGroup() as tasks,
+    ):
+        call = tasks.create_task(caught(kahuna, command("a")))
+        await until(lambda: world.effects == 1)
+        proxy.swallowing = True  # a firewall forgot the connection
+        error = await call
+        assert isinstance(error, DeadlineExceeded)
+        assert error.context["reason"] == "unknown_outcome"
+        proxy.swallowing = False
+        await until(lambda: kahuna.hub.reachable(AGENT))
+        world.gate.set()
+        assert await caught(kahuna, command("a")) is None
+        assert world.effects == 1
+
+
+async def test_a_cut_connection_loses_no_effect_and_repeats_none(kahuna: Kahuna) -> None:
+    world = World()
+    async with (
+        kahuna.serving(),
+        connected(kahuna, world=world) as (_, proxy),
+        asyncio.TaskGroup() as tasks,
+    ):
+        call = tasks.create_task(caught(kahuna, command("a")))
+        await until(lambda: world.effects == 1)
+        proxy.cut()
+        assert isinstance(await call, DeadlineExceeded)
+        await until(lambda: kahuna.hub.reachable(AGENT))
+        repeat = tasks.create_task(caught(kahuna, command("a")))
+        world.gate.set()
+        assert await repeat is None
+        assert world.effects == 1
+        assert await caught(kahuna, command("a")) is None
+        assert world.effects == 1
+
+
+async def test_a_delayed_answer_that_comes_too_late_is_ignored(kahuna: Kahuna) -> None:
+    world = World()
+    world.gate.set()
+    kahuna.limits = HubLimits()  # silence is not the point here
+    async with kahuna.serving(), connected(kahuna, world=world) as (_, proxy):
+        peer = kahuna.hub._current[AGENT].peer
+        proxy.hold()
+        error = await caught(kahuna, command("a"), timeout_s=0.1)
+        assert isinstance(error, DeadlineExceeded)
+        proxy.release()
+        await until(lambda: peer.counters.late_answers == 1)
+        assert await caught(kahuna, command("b")) is None
+
+
+class Duplicating:
+    """A transport that repeats every frame after the hello, in both directions."""
+
+    def __init__(self, inner: Transport) -> None:
+        self.address = inner.address
+        self.certificate_sha256 = inner.certificate_sha256
+        self._inner = inner
+        self._sent = 0
+        self._received = 0
+        self._again: bytes | None = None
+
+    async def send(self, frame: bytes) -> None:
+        self._sent += 1
+        await self._inner.send(frame)
+        if self._sent > 2:
+            await self._inner.send(frame)
+
+    async def receive(self) -> bytes:
+        if self._again is not None:
+            frame, self._again = self._again, None
+            return frame
+        frame = await self._inner.receive()
+        self._received += 1
+        if self._received > 2:
+            self._again = frame
+        return frame
+
+    async def close(self, code: int, reason: str) -> None:
+        await self._inner.close(code, reason)
+
+
+class DuplicatingDialer(WebSocketDialer):
+    @asynccontextmanager
+    async def dial(self, url: str, *, stream: bool = False) -> AsyncGenerator[Transport]:  # type: ignore[override] # wraps
+        async with super().dial(url, stream=stream) as transport:
+            yield Duplicating(transport)
+
+
+async def test_duplicated_frames_run_nothing_twice(plain: Kahuna) -> None:
+    world = World()
+    world.gate.set()
+    async with plain.serving():
+        credential = plain.directory.add()
+        dialer = DuplicatingDialer(None)
+        async with agent(plain.path, credential, dialer, plain.url(), world=world):
+            await until(lambda: plain.hub.reachable(AGENT))
+            for number in range(20):
+                assert await caught(plain, command(str(number))) is None
+            assert await plain.hub.call(AGENT, AGENT_PING, Nothing()) == Nothing()
+        assert world.effects == 20
+
+
+async def test_a_stream_runs_over_its_own_socket(kahuna: Kahuna) -> None:
+    async def echo(stream: ByteStream, about: str) -> None:
+        assert about == VOLUME
+        while piece := await stream.read():
+            await stream.write(piece)
+        await stream.write_eof()
+
+    async with kahuna.serving(), connected(kahuna, kinds={"echo": echo}) as (_, proxy):
+        before = proxy.accepted
+        async with kahuna.hub.open_stream(AGENT, "echo", VOLUME) as stream:
+            assert proxy.accepted == before + 1
+            for size in (1, 70_000, 200_000):
+                await stream.write(b"x" * size)
+                got = 0
+                while got < size:
+                    got += len(await stream.read())
+                assert got == size
+            await stream.write_eof()
+            assert await stream.read() == b""
+
+
+async def test_a_stream_that_nobody_reads_makes_its_writer_wait(kahuna: Kahuna) -> None:
+    written = 0
+
+    async def pour(stream: ByteStream, _: str) -> None:
+        nonlocal written
+        while True:
+            await stream.write(b"x" * 65536)
+            written += 1
+
+    async with (
+        kahuna.serving(),
+        connected(kahuna, kinds={"pour": pour}),
+        kahuna.hub.open_stream(AGENT, "pour", VOLUME) as stream,
+    ):
+        stalled, seen = 0, -1
+        while stalled < 50:
+            stalled, seen = (stalled + 1 if written == seen else 0), written
+            await kahuna.hub.call(AGENT, AGENT_PING, Nothing())
+        stop = written
+        for _ in range(stop + 10):
+            await stream.read()
+        await until(lambda: written > stop)
+
+
+async def test_too_large_a_message_closes_with_1009(plain: Kahuna) -> None:
+    async with plain.serving(), connect(plain.url() + "/ws", max_size=None) as raw:
+        await raw.send("x" * (1024 * 1024 + 1))
+        with pytest.raises(ConnectionClosed) as closed:
+            await raw.recv()
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == CloseCode.MESSAGE_TOO_BIG
+
+
+async def test_a_binary_frame_on_the_rpc_socket_closes_with_1003(plain: Kahuna) -> None:
+    async with plain.serving(), connect(plain.url() + "/ws") as raw:
+        await raw.send(b"{}")
+        with pytest.raises(ConnectionClosed) as closed:
+            await raw.recv()
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == CloseCode.UNSUPPORTED_DATA
+
+
+async def test_a_refusal_is_told_by_its_close_code_too(plain: Kahuna) -> None:
+    async with plain.serving(), connect(plain.url() + "/ws") as raw:
+        await raw.send('{"jsonrpc":"2.0","id":0,"method":"session.prove","params":{}}')
+        answer = msgspec.json.decode(await raw.recv())
+        assert answer["error"]["data"]["context"]["reason"] == "bad_hello"
+        with pytest.raises(ConnectionClosed) as closed:
+            await raw.recv()
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == CloseCode.BAD_HELLO
+
+
+async def test_one_socket_too_many_is_refused_before_the_upgrade(plain: Kahuna) -> None:
+    plain.limits = HubLimits(unproven_per_address=1)
+    async with plain.serving(), connect(plain.url() + "/ws"):
+        await until(lambda: not plain.hub.has_room_for("127.0.0.1:1"))
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(plain.url() + "/ws")
+    assert refused.value.response.status_code == 403
+
+
+async def test_agents_are_served_on_their_path_only(plain: Kahuna) -> None:
+    async with plain.serving():
+        with pytest.raises(InvalidStatus):
+            await connect(plain.url() + "/elsewhere")
