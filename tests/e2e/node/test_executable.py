@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from tests.support.executable import build, built_executable
+from tests.support.executable import build
 from tests.support.needs import need_root
 
 _TOP: Final = Path(__file__).resolve().parents[3]
@@ -17,11 +17,6 @@ _INPUTS: Final = (
     ".git", ".gitignore", "pyproject.toml", "README.md", "LICENSE", "appliance", "bundle",
     "requirements",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def executable() -> Path:
-    return built_executable()
 
 
 def run(executable: Path, root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -70,26 +65,26 @@ def test_is_at_most_25_megabytes(executable: Path) -> None:
     assert executable.stat().st_size <= 25_000_000
 
 
-def test_version_names_the_commit_and_unpacks_nothing(executable: Path, tmp_path: Path) -> None:
+def test_version_names_the_commit_and_unpacks_nothing(executable: Path, memory: Path) -> None:
     head = subprocess.run(
         ["git", "-C", _TOP, "log", "-1", "--abbrev=12", "--format=%h"],
         capture_output=True,
         text=True,
         check=True,
     ).stdout.strip()
-    done = run(executable, tmp_path / "root", "--version")
+    done = run(executable, memory / "root", "--version")
     assert done.returncode == 0
     assert head in done.stdout
-    assert not (tmp_path / "root").exists()
+    assert not (memory / "root").exists()
 
 
 def test_second_start_unpacks_nothing_and_leaves_the_tree_as_it_was(
-    executable: Path, tmp_path: Path
+    executable: Path, memory: Path
 ) -> None:
-    assert run(executable, tmp_path, "role", "--help").returncode == 0
-    before = {path: path.stat().st_mtime_ns for path in tree_of(tmp_path).rglob("*")}
-    assert run(executable, tmp_path, "role", "--help").returncode == 0
-    assert {path: path.stat().st_mtime_ns for path in tree_of(tmp_path).rglob("*")} == before
+    assert run(executable, memory, "role", "--help").returncode == 0
+    before = {path: path.stat().st_mtime_ns for path in tree_of(memory).rglob("*")}
+    assert run(executable, memory, "role", "--help").returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in tree_of(memory).rglob("*")} == before
 
 
 @pytest.mark.parametrize(
@@ -102,32 +97,32 @@ def test_second_start_unpacks_nothing_and_leaves_the_tree_as_it_was(
     ],
 )
 def test_a_changed_byte_of_what_is_imported_ends_the_start(
-    executable: Path, tmp_path: Path, pattern: str
+    executable: Path, memory: Path, pattern: str
 ) -> None:
-    assert run(executable, tmp_path, "role", "show", "--help").returncode == 0
-    (victim,) = tree_of(tmp_path).glob(pattern)
+    assert run(executable, memory, "role", "show", "--help").returncode == 0
+    (victim,) = tree_of(memory).glob(pattern)
     flip_a_byte(victim)
-    done = run(executable, tmp_path, "role", "show", "--config", str(tmp_path / "none.yaml"))
+    done = run(executable, memory, "role", "show", "--config", str(memory / "none.yaml"))
     assert done.returncode == 6
     assert f"{victim} is not what was built" in done.stderr
 
 
-def test_a_module_that_was_not_built_is_not_imported(executable: Path, tmp_path: Path) -> None:
-    assert run(executable, tmp_path, "role", "--help").returncode == 0
-    planted = tree_of(tmp_path) / "click.py"
-    shutil.rmtree(tree_of(tmp_path) / "click")
+def test_a_module_that_was_not_built_is_not_imported(executable: Path, memory: Path) -> None:
+    assert run(executable, memory, "role", "--help").returncode == 0
+    planted = tree_of(memory) / "click.py"
+    shutil.rmtree(tree_of(memory) / "click")
     planted.write_text("raise SystemExit(0)\n")
-    done = run(executable, tmp_path, "role", "--help")
+    done = run(executable, memory, "role", "--help")
     assert done.returncode == 6
     assert f"{planted} is not what was built" in done.stderr
 
 
 @pytest.mark.parametrize("change", ["flip", "remove", "add"])
 def test_serve_finds_any_damage_of_the_tree_and_unpacks_again(
-    executable: Path, tmp_path: Path, change: str
+    executable: Path, memory: Path, change: str
 ) -> None:
-    assert run(executable, tmp_path, "serve", "--help").returncode == 0
-    victim = next(tree_of(tmp_path).glob("appliance/store/migrations/*.sql"))
+    assert run(executable, memory, "serve", "--help").returncode == 0
+    victim = next(tree_of(memory).glob("appliance/store/migrations/*.sql"))
     good = victim.read_bytes()
     match change:
         case "flip":
@@ -136,19 +131,19 @@ def test_serve_finds_any_damage_of_the_tree_and_unpacks_again(
             victim.unlink()
         case _:
             victim.with_name("9999_planted.sql").write_text("DROP TABLE agent;")
-    done = run(executable, tmp_path, "serve", "--help")
+    done = run(executable, memory, "serve", "--help")
     assert done.returncode == 0
     assert "unpacking again" in done.stderr
     assert victim.read_bytes() == good
     assert not victim.with_name("9999_planted.sql").exists()
-    assert "unpacking again" not in run(executable, tmp_path, "serve", "--help").stderr
+    assert "unpacking again" not in run(executable, memory, "serve", "--help").stderr
 
 
 @pytest.mark.parametrize("unpacked_before", [True, False])
 def test_a_changed_byte_of_the_archive_is_found_by_serve(
-    executable: Path, tmp_path: Path, *, unpacked_before: bool
+    executable: Path, memory: Path, *, unpacked_before: bool
 ) -> None:
-    damaged, root = tmp_path / "kowabunga", tmp_path / "root"
+    damaged, root = memory / "kowabunga", memory / "root"
     shutil.copy(executable, damaged)
     if unpacked_before:
         assert run(damaged, root, "serve", "--help").returncode == 0
@@ -158,8 +153,8 @@ def test_a_changed_byte_of_the_archive_is_found_by_serve(
     assert f"{damaged} is damaged" in done.stderr
 
 
-def test_a_place_that_others_may_write_is_refused(executable: Path, tmp_path: Path) -> None:
-    root = tmp_path / "root"
+def test_a_place_that_others_may_write_is_refused(executable: Path, memory: Path) -> None:
+    root = memory / "root"
     root.mkdir()
     root.chmod(0o777)
     done = run(executable, root, "role", "--help")
@@ -168,9 +163,9 @@ def test_a_place_that_others_may_write_is_refused(executable: Path, tmp_path: Pa
     assert not list(root.iterdir())
 
 
-def test_a_place_that_another_user_owns_is_refused(executable: Path, tmp_path: Path) -> None:
+def test_a_place_that_another_user_owns_is_refused(executable: Path, memory: Path) -> None:
     need_root()
-    root = tmp_path / "root"
+    root = memory / "root"
     root.mkdir()
     os.chown(root, 65534, 65534)
     done = run(executable, root, "role", "--help")
@@ -178,16 +173,14 @@ def test_a_place_that_another_user_owns_is_refused(executable: Path, tmp_path: P
     assert "owner 65534" in done.stderr
 
 
-def test_another_build_is_removed_once_nothing_runs_from_it(
-    executable: Path, tmp_path: Path
-) -> None:
-    idle, busy = tmp_path / "kowabunga_idle", tmp_path / "kowabunga_busy"
+def test_another_build_is_removed_once_nothing_runs_from_it(executable: Path, memory: Path) -> None:
+    idle, busy = memory / "kowabunga_idle", memory / "kowabunga_busy"
     idle.mkdir(mode=0o700)
     busy.mkdir(mode=0o700)
     with subprocess.Popen(["flock", "--shared", busy, "cat"], stdin=subprocess.PIPE) as holder:
         while subprocess.run(["flock", "-n", "-x", busy, "true"], check=False).returncode == 0:
             assert holder.poll() is None
-        assert run(executable, tmp_path, "role", "--help").returncode == 0
+        assert run(executable, memory, "role", "--help").returncode == 0
         assert holder.stdin is not None
         holder.stdin.close()
     assert not idle.exists()
