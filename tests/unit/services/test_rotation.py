@@ -13,6 +13,9 @@ from appliance.core.errors import Corrupt, DeadlineExceeded, NotFound, Unavailab
 from appliance.core.secret import Secret
 from appliance.model.agent import AgentType
 from appliance.model.principal import MASTER
+from appliance.operations.engine import Engine
+from appliance.rpc.gateway import Command
+from appliance.rpc.method import Method, P, R
 from appliance.services.key_files import DataKey, KeyFiles
 from appliance.services.secrets import Sealer
 from appliance.store.base import Consistency, Row, Statement, Store
@@ -498,3 +501,37 @@ async def test_the_operation_names_and_locks_the_key_it_replaces(house: House) -
     assert submission.targets == (f"data_key/{old.id}",)
     assert submission.principal == "master"
     assert [step.name for step in submission.kind.steps] == ["activate", "reseal", "retire"]
+
+
+class NoAgents:
+    """A gateway without agents: a rotation needs none."""
+
+    def reachable(self, agent_id: str) -> bool:
+        return False
+
+    async def call(
+        self,
+        agent_id: str,
+        method: Method[P, R],
+        params: P,
+        *,
+        timeout_s: float | None = None,
+        command: Command | None = None,
+    ) -> R:
+        raise Unavailable(f"agent {agent_id} is not connected")
+
+
+async def test_the_engine_carries_a_rotation_out(house: House) -> None:
+    await fill(house)
+    old = await house.keyring.active()
+    kinds = [house.rotation.kind]
+    engine = Engine(house.store, NoAgents(), kinds, clock=house.clock, alone=True)
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(engine.run())
+        operation_id = await engine.submit(await house.rotation.submission(MASTER))
+        operation = await engine.wait(operation_id, timeout_s=30)
+        running.cancel()
+    assert operation.state == "done"
+    assert (await house.keyring.active()).id != old.id
+    await assert_readable(house)
+    await assert_only(house, (await house.keyring.active()).id)
