@@ -86,6 +86,16 @@ def guard(condition: Statement) -> tuple[Statement, Statement]:
     ), _EMPTY_GUARD
 
 
+def guard_none(query: Statement) -> tuple[Statement, Statement]:
+    """Return the two statements that make a batch apply only if `query` selects no row.
+
+    Used like those of `guard`.
+    """
+    return Statement(
+        "INSERT INTO txn_guard (ok) SELECT NOT EXISTS (" + query.sql + ")", query.parameters
+    ), _EMPTY_GUARD
+
+
 async def fetch(
     store: Store, kind: type[T], statement: Statement, consistency: Consistency = Consistency.WEAK
 ) -> list[T]:

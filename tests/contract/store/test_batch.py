@@ -1,7 +1,7 @@
 import pytest
 
 from appliance.core.errors import Conflict, KowabungaError, Stale
-from appliance.store.base import Statement, Store, guard
+from appliance.store.base import Statement, Store, guard, guard_none
 from tests.contract.store.conftest import OpenStore
 from tests.contract.store.rows import add_team, team_names
 
@@ -184,6 +184,21 @@ async def test_a_condition_that_fails_is_stale_and_changes_nothing(
     with pytest.raises(Stale):
         await store.batch([check, _ANY_TEAM, clear] if first else [_ANY_TEAM, check, clear])
     assert await store.query(Statement("SELECT size FROM team")) == [{"size": 1}]
+    assert await store.query(Statement("SELECT ok FROM txn_guard")) == []
+
+
+@pytest.mark.parametrize("offenders", [0, 1, 2])
+async def test_a_batch_can_depend_on_a_query_that_finds_nothing(
+    store: Store, offenders: int
+) -> None:
+    await store.batch([add_team("a"), *(add_team(f"x{n}", size=9) for n in range(offenders))])
+    check, clear = guard_none(Statement("SELECT name FROM team WHERE size = ?", (9,)))
+    if offenders:
+        with pytest.raises(Stale):
+            await store.batch([check, add_team("b"), clear])
+    else:
+        assert await store.batch([check, add_team("b"), clear]) == [1, 1, 1]
+    assert ("b" in await team_names(store)) == (offenders == 0)
     assert await store.query(Statement("SELECT ok FROM txn_guard")) == []
 
 

@@ -19,6 +19,7 @@ from appliance.store.statements import shape, tokens
 # Where a text that is no literal becomes a Statement, and why that is fine.
 DECLARED: Final = {
     "store/base.py:guard": "wraps a condition, which is a Statement and checked as such",
+    "store/base.py:guard_none": "wraps a query, which is a Statement and checked as such",
     "store/migrate.py:parse_migration": "the statements of the migration files, checked as such",
 }
 

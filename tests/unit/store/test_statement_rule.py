@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import appliance
-from appliance.store.base import Statement, guard
+from appliance.store.base import Statement, guard, guard_none
 from appliance.store.migrate import parse_migration, shipped_migrations
 from tests.unit.store.rule import DECLARED, Judge, collect, collect_package
 
@@ -52,7 +52,8 @@ def test_every_migration_keeps_the_rule(judge: Judge) -> None:
 
 
 def test_the_guard_around_a_condition_keeps_the_rule(migrated: Judge) -> None:
-    for statement in guard(Statement("SELECT EXISTS (SELECT 1 FROM agent WHERE id = ?)", ("a",))):
+    condition = Statement("SELECT EXISTS (SELECT 1 FROM agent WHERE id = ?)", ("a",))
+    for statement in (*guard(condition), *guard_none(condition)):
         assert migrated.complaints(statement.sql) == []
 
 
