@@ -63,7 +63,7 @@ def create_app(
         ],
         dependencies=dependencies,
         guards=[guard],
-        exception_handlers={Exception: _on_error},
+        exception_handlers={Exception: on_error},
         request_class=ApiRequest,
         request_max_body_size=max_body_bytes,
         openapi_config=None,
@@ -81,7 +81,8 @@ def _principal(request: Request[Any, Any, Any]) -> Principal | None:
     return principal_of(request.scope)
 
 
-def _on_error(request: Request[Any, Any, Any], error: Exception) -> Response[ProblemBody]:
+def on_error(request: Request[Any, Any, Any], error: Exception) -> Response[ProblemBody]:
+    """Answer any error; `api/problems.py` decides how."""
     if not was_routed(request.scope):
         if principal_of(request.scope) is None:
             # A stranger learns nothing of which paths exist.

@@ -87,7 +87,7 @@ _STATUS: Final[Mapping[type[KowabungaError], int]] = {
 def answer(error: Exception, request_id: str) -> Answer:
     """Turn any error into what the client is told; a bug is logged here, once."""
     if isinstance(error, ValidationException):
-        error = _from_validation(error)
+        error = Malformed(_describe(error))
     if isinstance(error, KowabungaError):
         status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
         if status < HTTPStatus.INTERNAL_SERVER_ERROR or status in (503, 504, 507):
@@ -110,30 +110,18 @@ class _Fault(msgspec.Struct):
     source: str = ""
 
 
-def _answer(status: int, reason: str, headers: Mapping[str, str] | None = None) -> Answer:
-    text = _TEXTS.get(status) or f"{HTTPStatus(status).phrase}."
-    return Answer(ProblemBody(status, text, reason), headers or {})
-
-
-def _from_validation(error: ValidationException) -> Invalid:
-    """Tell what cannot be read (400) from what is read but cannot be done (422).
-
-    msgspec has one class for both and no codes, so its texts decide; a test holds them fast.
-    """
+def _describe(error: ValidationException) -> str:
+    """Tell what is wrong with a query or a path, or that the body is missing."""
     faults = msgspec.convert(error.extra or [], list[_Fault])
-    reasons = [
+    if any(fault.source == "body" for fault in faults):
+        return "the request needs a body"
+    told = [
         " ".join(part for part in (fault.source, fault.key, fault.message) if part)
         for fault in faults
     ]
-    readable = bool(faults) and all(
-        fault.source == "body" and _is_about_the_value(fault.message) for fault in faults
-    )
-    kind = Invalid if readable else Malformed
-    return kind("; ".join(reasons) or "the request cannot be read")
+    return "; ".join(told) or "the request cannot be read"
 
 
-def _is_about_the_value(message: str) -> bool:
-    """A missing field, or a value of the right type outside its limits."""
-    if message.startswith("Object contains unknown field"):
-        return False
-    return not (message.startswith("Expected ") and ", got " in message)
+def _answer(status: int, reason: str, headers: Mapping[str, str] | None = None) -> Answer:
+    text = _TEXTS.get(status) or f"{HTTPStatus(status).phrase}."
+    return Answer(ProblemBody(status, text, reason), headers or {})

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from appliance.cli.client import ApiClient, segment
-from appliance.cli.options import FILE, output, remote
+from appliance.cli.options import FILE, choice, output, remote
 from appliance.cli.output import Column, Format, field, moment, show_list, show_one
 from appliance.cli.secret_files import require_absent, write_new
 from appliance.core.errors import Invalid, NotFound
@@ -55,7 +55,7 @@ def show(client: ApiClient, agent_id: str, form: Format) -> None:
     epilog="Example: kowabunga agent enrol kaktus-1 --type Kaktus --public-key-file node.pub"
 )
 @click.argument("name")
-@click.option("--type", "kind", type=click.Choice(AgentType), required=True)
+@click.option("--type", "kind", type=choice(AgentType), required=True)
 @click.option("--description", default="")
 @click.option(
     "--public-key-file", type=FILE, help="The node's Ed25519 key (raw, base64); born there."
@@ -66,7 +66,7 @@ def enrol(
     client: ApiClient,
     name: str,
     *,
-    kind: AgentType,
+    kind: str,
     description: str,
     public_key_file: Path | None,
     form: Format,

@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
@@ -17,6 +17,11 @@ R = TypeVar("R")
 FILE: Final = click.Path(path_type=Path, dir_okay=False)
 DIRECTORY: Final = click.Path(path_type=Path, file_okay=False)
 DEFAULT_STATE: Final = Path("/var/lib/kowabunga")
+
+
+def choice(values: Iterable[str]) -> click.Choice[str]:
+    """Offer the values of an enum as they are written everywhere; click would take the names."""
+    return click.Choice([str(value) for value in values])
 
 
 def remote(command: Callable[Concatenate[ApiClient, P], R]) -> Callable[..., R]:
@@ -72,11 +77,16 @@ def output(command: Callable[P, R]) -> Callable[P, R]:
         "-o",
         "--output",
         "form",
-        type=click.Choice(Format),
-        default=Format.TABLE,
+        type=choice(Format),
+        callback=_as_format,
+        default=str(Format.TABLE),
         show_default=True,
         help="How to print.",
     )(command)
+
+
+def _as_format(_context: click.Context, _option: click.Parameter, value: str) -> Format:
+    return Format(value)
 
 
 def wait(command: Callable[P, R]) -> Callable[P, R]:

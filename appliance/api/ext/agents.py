@@ -1,11 +1,12 @@
 """Agents, their credentials and their sessions; the sockets themselves are `api/agents.py`."""
 
 from collections.abc import AsyncGenerator
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from litestar import Controller, get, post
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.response import Stream
 from msgspec import Meta
 
@@ -18,6 +19,8 @@ from appliance.model.agent import AgentType, CredentialKind
 from appliance.model.target import target
 from appliance.rpc.hub import SessionInfo
 from appliance.services.agents import Agent
+
+_QUIET_S: Final = 1.0
 
 
 class NewAgent(msgspec.Struct, forbid_unknown_fields=True):
@@ -66,18 +69,22 @@ class AgentController(Controller):
     opt = allow(Allow.SUPER_ADMIN)
 
     @get(operation_id="ListAgents")
-    async def list_agents(self, services: Services) -> list[AgentView]:
+    async def list_agents(self, services: NamedDependency[Services]) -> list[AgentView]:
         """Return every agent with its sessions at this Kahuna."""
         sessions = services.hub.sessions()
         return [_view(agent, sessions) for agent in await services.agents.list()]
 
     @get("/{agent_id:str}", operation_id="GetAgent")
-    async def get_agent(self, services: Services, agent_id: str) -> AgentView:
+    async def get_agent(
+        self, services: NamedDependency[Services], agent_id: FromPath[str]
+    ) -> AgentView:
         """Return one agent."""
         return _view(await services.agents.get(agent_id), services.hub.sessions())
 
     @post(operation_id="CreateAgent", status_code=201)
-    async def create_agent(self, services: Services, data: NewAgent) -> AgentView:
+    async def create_agent(
+        self, services: NamedDependency[Services], data: JSONBody[NewAgent]
+    ) -> AgentView:
         """Register an agent, and enrol its public key if there is one.
 
         Repeating it with the same name, type and key is harmless: a node enrols itself again
@@ -93,14 +100,18 @@ class AgentController(Controller):
         return _view(await services.agents.get(agent.id), services.hub.sessions())
 
     @post("/{agent_id:str}/key", operation_id="IssueAgentKey", status_code=200)
-    async def issue_key(self, services: Services, agent_id: str) -> AgentView:
+    async def issue_key(
+        self, services: NamedDependency[Services], agent_id: FromPath[str]
+    ) -> AgentView:
         """Issue a new key of kind hmac, which ends any credential before it; then collect it."""
         await services.agents.issue_key(agent_id)
         services.hub.disconnect(agent_id, "a new key was issued")
         return _view(await services.agents.get(agent_id), services.hub.sessions())
 
     @post("/{agent_id:str}/credential", operation_id="CollectAgentCredential", status_code=200)
-    async def collect_credential(self, services: Services, agent_id: str) -> Credential:
+    async def collect_credential(
+        self, services: NamedDependency[Services], agent_id: FromPath[str]
+    ) -> Credential:
         """Hand over the waiting key, once: of two collectors exactly one gets it."""
         agent = await services.agents.get(agent_id)
         authorities = await services.authority.trusted()
@@ -108,7 +119,9 @@ class AgentController(Controller):
         return Credential(agent.id, agent.type, key.reveal_text(), authorities)
 
     @post("/{agent_id:str}/revoke", operation_id="RevokeAgent", status_code=204)
-    async def revoke_agent(self, services: Services, agent_id: str) -> None:
+    async def revoke_agent(
+        self, services: NamedDependency[Services], agent_id: FromPath[str]
+    ) -> None:
         """End the agent's credential, and its sessions at once."""
         await services.agents.revoke(agent_id)
         services.hub.disconnect(agent_id, "the credential was revoked")
@@ -116,11 +129,14 @@ class AgentController(Controller):
     @get("/{agent_id:str}/log", operation_id="ReadAgentLog", media_type="text/plain")
     async def read_log(
         self,
-        services: Services,
-        agent_id: str,
-        follow: Annotated[bool, Parameter(description="Go on with new lines.")] = False,  # noqa: FBT002
+        services: NamedDependency[Services],
+        agent_id: FromPath[str],
+        follow: Annotated[bool, QueryParameter(description="Go on with new lines.")] = False,  # noqa: FBT002
     ) -> Stream:
-        """Return what the agent has logged lately, as lines of text."""
+        """Return what the agent has logged lately, as lines of text.
+
+        Without `follow` the answer ends when nothing has come for a second.
+        """
         await services.agents.get(agent_id)
         lines = _log_lines(services, agent_id, follow=follow)
         await anext(lines)  # opened, or refused while there can still be an error answer
@@ -131,14 +147,20 @@ class AgentController(Controller):
 
 async def _log_lines(services: Services, agent_id: str, *, follow: bool) -> AsyncGenerator[bytes]:
     """Yield nothing once the stream is open, then what comes out of it."""
-    kind = "log.follow" if follow else "log"
-    async with services.hub.open_stream(agent_id, kind, target("agent", agent_id)) as stream:
+    async with services.hub.open_stream(agent_id, "log", target("agent", agent_id)) as stream:
         yield b""
-        try:
-            while chunk := await stream.read():
-                yield chunk
-        except Unavailable:
-            yield b"\n[the stream broke off: the agent has gone]\n"
+        while True:
+            try:
+                async with services.clock.timeout(None if follow else _QUIET_S):
+                    chunk = await stream.read()
+            except TimeoutError:
+                return
+            except Unavailable:
+                yield b"[the stream broke off: the agent has gone]\n"
+                return
+            if not chunk:
+                return
+            yield chunk
 
 
 def _view(agent: Agent, sessions: list[SessionInfo]) -> AgentView:

@@ -3,7 +3,8 @@
 from typing import Annotated
 
 from litestar import Controller, delete, get
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import QueryParameter
 
 from appliance.api.guards import Allow, allow
 from appliance.api.services import Services
@@ -16,16 +17,16 @@ class AlarmController(Controller):
     opt = allow(Allow.SUPER_ADMIN)
 
     @get(operation_id="ListAlarms")
-    async def list_alarms(self, services: Services) -> list[Alarm]:
+    async def list_alarms(self, services: NamedDependency[Services]) -> list[Alarm]:
         """Return the standing alarms, the latest first."""
         return await services.alarms.list()
 
     @delete(operation_id="ClearAlarm", status_code=204)
     async def clear_alarm(
         self,
-        services: Services,
-        kind: Annotated[str, Parameter(description="The alarm's kind.")],
-        target: Annotated[str, Parameter(description='What it is about, "kind/id".')],
+        services: NamedDependency[Services],
+        kind: Annotated[str, QueryParameter(description="The alarm's kind.")],
+        target: Annotated[str, QueryParameter(description='What it is about, "kind/id".')],
     ) -> None:
         """Take an alarm away; it comes back if its cause is still there."""
         await services.alarms.clear(kind, target)

@@ -2,6 +2,7 @@
 
 import msgspec
 from litestar import Response, get
+from litestar.di import NamedDependency
 
 from appliance.api.guards import Allow, allow
 from appliance.api.services import Services
@@ -20,7 +21,9 @@ class Health(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 @get("/healthz", opt=allow(Allow.ANYONE), operation_id="GetHealth")
-async def healthz(services: Services, principal: Principal | None) -> Response[Health]:
+async def healthz(
+    services: NamedDependency[Services], principal: NamedDependency[Principal | None]
+) -> Response[Health]:
     """Tell whether requests can be answered: 200, or 503 when the store cannot."""
     version = f"{VERSION} ({commit()})" if principal else None
     try:

@@ -2,6 +2,7 @@
 
 import msgspec
 from litestar import get
+from litestar.di import NamedDependency
 
 from appliance.api.guards import Allow, allow
 from appliance.api.services import Services
@@ -15,7 +16,7 @@ class KahunaView(msgspec.Struct, frozen=True):
 
 
 @get("/kahuna", operation_id="GetKahuna", tags=["agent"], opt=allow(Allow.SUPER_ADMIN))
-async def get_kahuna(services: Services) -> KahunaView:
+async def get_kahuna(services: NamedDependency[Services]) -> KahunaView:
     """Return where the agents of this node connect, and by what to verify it."""
     authorities = await services.authority.trusted()
     owner = services.reach.owner_certificate

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import msgspec
 from litestar import Controller, Response, get, post
+from litestar.di import NamedDependency
+from litestar.params import JSONBody
 
 from appliance.api.guards import Allow, allow
 from appliance.api.requests import ApiRequest
@@ -41,23 +43,26 @@ class KeyController(Controller):
     opt = allow(Allow.SUPER_ADMIN)
 
     @get("/master-key", operation_id="GetMasterKey")
-    async def get_master_key(self, services: Services) -> MasterKeyView:
+    async def get_master_key(self, services: NamedDependency[Services]) -> MasterKeyView:
         """Tell whether the master key is in force."""
         return MasterKeyView(await services.master_key.state())
 
     @post("/master-key/rotate", operation_id="RotateMasterKey", status_code=200)
-    async def rotate_master_key(self, services: Services) -> NewKey:
+    async def rotate_master_key(self, services: NamedDependency[Services]) -> NewKey:
         """Replace the master key; the old one ends at once."""
         return NewKey((await services.master_key.rotate()).reveal_text())
 
     @post("/master-key/disable", operation_id="DisableMasterKey", status_code=204)
-    async def disable_master_key(self, services: Services) -> None:
+    async def disable_master_key(self, services: NamedDependency[Services]) -> None:
         """Refuse the master key until it is rotated."""
         await services.master_key.disable()
 
     @post("/secrets/rotate-data-key", operation_id="RotateDataKey", status_code=200)
     async def rotate_data_key(
-        self, services: Services, principal: Principal, request: ApiRequest
+        self,
+        services: NamedDependency[Services],
+        principal: NamedDependency[Principal],
+        request: ApiRequest,
     ) -> Response[Answered]:
         """Seal every secret with a new data key; make a recovery export afterwards."""
         operation_id = await services.engine.submit(await services.rotation.submission(principal))
@@ -69,7 +74,9 @@ class KeyController(Controller):
         status_code=200,
         media_type="application/octet-stream",
     )
-    async def export_recovery(self, services: Services, data: Passphrase) -> Response[bytes]:
+    async def export_recovery(
+        self, services: NamedDependency[Services], data: JSONBody[Passphrase]
+    ) -> Response[bytes]:
         """Return the recovery export, sealed under the passphrase."""
         sealed = await services.recovery.export(Secret(data.passphrase))
         return Response(sealed, media_type="application/octet-stream")

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import msgspec
 from litestar import Controller, get, post
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import FromPath, QueryParameter
 from litestar.response import Stream
 
 from appliance.api.guards import Allow, allow
@@ -31,20 +32,24 @@ class OperationController(Controller):
     @get(operation_id="ListOperations")
     async def list_operations(
         self,
-        services: Services,
-        limit: Annotated[int, Parameter(ge=1, le=1000)] = 100,
-        unfinished: Annotated[bool, Parameter(description="Only those under way.")] = False,  # noqa: FBT002
+        services: NamedDependency[Services],
+        limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 100,
+        unfinished: Annotated[bool, QueryParameter(description="Only those under way.")] = False,  # noqa: FBT002
     ) -> list[Operation]:
         """Return operations, the newest first."""
         return list(await services.engine.list(unfinished=unfinished, limit=limit))
 
     @get("/{operation_id:str}", operation_id="GetOperation")
-    async def get_operation(self, services: Services, operation_id: str) -> Operation:
+    async def get_operation(
+        self, services: NamedDependency[Services], operation_id: FromPath[str]
+    ) -> Operation:
         """Return one operation."""
         return await services.engine.get(operation_id)
 
     @get("/{operation_id:str}/watch", operation_id="WatchOperation", media_type=_JSON_LINES)
-    async def watch_operation(self, services: Services, operation_id: str) -> Stream:
+    async def watch_operation(
+        self, services: NamedDependency[Services], operation_id: FromPath[str]
+    ) -> Stream:
         """Return the operation now and after each change, one JSON object a line, to its end."""
         await services.engine.get(operation_id)
 
@@ -56,12 +61,17 @@ class OperationController(Controller):
 
     @post("/{operation_id:str}/retry", operation_id="RetryOperation", status_code=202)
     async def retry_operation(
-        self, services: Services, principal: Principal, operation_id: str
+        self,
+        services: NamedDependency[Services],
+        principal: NamedDependency[Principal],
+        operation_id: FromPath[str],
     ) -> OperationId:
         """Try again now; the answer names the operation that does, a new one if it had failed."""
         return OperationId(await services.engine.retry(operation_id, str(principal)))
 
     @post("/{operation_id:str}/abandon", operation_id="AbandonOperation", status_code=200)
-    async def abandon_operation(self, services: Services, operation_id: str) -> Abandoned:
+    async def abandon_operation(
+        self, services: NamedDependency[Services], operation_id: FromPath[str]
+    ) -> Abandoned:
         """Let go of an unfinished operation; the answer lists what it leaves behind."""
         return await services.engine.abandon(operation_id)

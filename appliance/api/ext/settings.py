@@ -4,6 +4,8 @@ from typing import Any
 
 import msgspec
 from litestar import Controller, delete, get, put
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody
 
 from appliance.api.guards import Allow, allow
 from appliance.api.services import Services
@@ -23,23 +25,31 @@ class SettingController(Controller):
     opt = allow(Allow.SUPER_ADMIN)
 
     @get(operation_id="ListSettings")
-    async def list_settings(self, services: Services) -> list[SettingView]:
+    async def list_settings(self, services: NamedDependency[Services]) -> list[SettingView]:
         """Return every setting, set or not."""
         return await services.settings.list()
 
     @get("/{name:str}", operation_id="GetSetting")
-    async def get_setting(self, services: Services, name: str) -> SettingView:
+    async def get_setting(
+        self, services: NamedDependency[Services], name: FromPath[str]
+    ) -> SettingView:
         """Return one setting."""
         return await services.settings.view(name)
 
     @put("/{name:str}", operation_id="SetSetting")
     async def set_setting(
-        self, services: Services, principal: Principal, name: str, data: SettingValue
+        self,
+        services: NamedDependency[Services],
+        principal: NamedDependency[Principal],
+        name: FromPath[str],
+        data: JSONBody[SettingValue],
     ) -> SettingView:
         """Set a setting."""
         return await services.settings.set(name, data.value, principal)
 
     @delete("/{name:str}", operation_id="UnsetSetting", status_code=200)
-    async def unset_setting(self, services: Services, name: str) -> SettingView:
+    async def unset_setting(
+        self, services: NamedDependency[Services], name: FromPath[str]
+    ) -> SettingView:
         """Return a setting to its default."""
         return await services.settings.unset(name)

@@ -2,6 +2,7 @@
 
 import msgspec
 from litestar import post
+from litestar.di import NamedDependency
 
 from appliance.api.guards import Allow, allow
 from appliance.api.services import Services
@@ -21,6 +22,6 @@ class Verification(msgspec.Struct, frozen=True):
     status_code=200,
     opt=allow(Allow.SUPER_ADMIN),
 )
-async def verify_state(services: Services) -> Verification:
+async def verify_state(services: NamedDependency[Services]) -> Verification:
     """Check the whole database: its structure, and every reference in it."""
     return Verification(await verify(services.store))

@@ -1,0 +1,63 @@
+"""A whole Kahuna on real services, asked without a network."""
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from appliance.api.app import as_asgi, create_app
+from appliance.api.asgi import Scope
+from appliance.api.authenticate import by_api_key
+from appliance.api.edge import Edge
+from appliance.api.services import Services
+from appliance.core.clock import SystemClock
+from appliance.model.principal import Principal
+from appliance.roles.kahuna import KahunaConfig, open_kahuna
+from appliance.services.master_key import ApiKeys
+
+EXT = "/api/ext/v1"
+
+
+@pytest_asyncio.fixture
+async def services(tmp_path: Path) -> AsyncGenerator[Services]:
+    config = KahunaConfig(
+        state=tmp_path / "state", host="127.0.0.1", port=0, node_name="n1", plain=True
+    )
+    async with open_kahuna(config, SystemClock()) as kahuna:
+        yield kahuna.services
+
+
+@pytest.fixture
+def master_key(services: Services, tmp_path: Path) -> str:
+    assert services.store is not None
+    return (tmp_path / "state/master.key").read_text().strip()
+
+
+@pytest_asyncio.fixture
+async def stranger(services: Services) -> AsyncGenerator[httpx.AsyncClient]:
+    """A client without a credential."""
+    app = as_asgi(create_app(services))
+    edge = Edge(app, authenticate=by_api_key(ApiKeys(services.store)), hosts=frozenset({"kahuna"}))
+    transport = httpx.ASGITransport(app=edge, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://kahuna") as client:
+        yield client
+
+
+@pytest_asyncio.fixture
+async def master(stranger: httpx.AsyncClient, master_key: str) -> httpx.AsyncClient:
+    """The same client with the master key."""
+    stranger.headers["x-api-key"] = master_key
+    return stranger
+
+
+def client_as(services: Services, principal: Principal | None) -> httpx.AsyncClient:
+    """Return a client that is taken for `principal`."""
+
+    async def authenticate(_: Scope) -> Principal | None:
+        return principal
+
+    edge = Edge(as_asgi(create_app(services)), authenticate=authenticate, hosts=None)
+    transport = httpx.ASGITransport(app=edge, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://kahuna")
