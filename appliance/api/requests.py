@@ -62,18 +62,22 @@ class ApiRequest(Request[Principal, None, State]):
 def decode_json(body: bytes, kind: type[T]) -> T:
     """Decode a body strictly; raises as `ApiRequest.json` does."""
     try:
-        # Few brackets cannot nest deeply: almost every body is spared the walk.
-        if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
-            _refuse_depth(msgspec.json.decode(body))
-        return msgspec.json.decode(body, type=kind)
+        # First as plain data: a typed decoder stops at the first wrong field, in a body that may
+        # not even be JSON after it.
+        value = msgspec.json.decode(body)
     except RecursionError as deep:
         raise Malformed(f"the body is nested deeper than {MAX_DEPTH} levels") from deep
-    except msgspec.ValidationError as wrong:
-        if (missing := missing_field(kind, msgspec.json.decode(body))) is not None:
-            raise Invalid(f"the required field {missing} is missing", field=missing) from wrong
-        raise Malformed(str(wrong)) from wrong
     except (msgspec.DecodeError, UnicodeDecodeError) as broken:
         raise Malformed(f"the body is not JSON: {broken}") from broken
+    # Few brackets cannot nest deeply: almost every body is spared the walk.
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
+        _refuse_depth(value)
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as wrong:
+        if (missing := missing_field(kind, value)) is not None:
+            raise Invalid(f"the required field {missing} is missing", field=missing) from wrong
+        raise Malformed(str(wrong)) from wrong
 
 
 def _refuse_depth(value: Json) -> None:

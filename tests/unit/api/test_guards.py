@@ -41,9 +41,7 @@ async def test_only_the_health_check_is_open_to_anyone(services: Services) -> No
     assert opened == ["/healthz"]
 
 
-@pytest.mark.parametrize(
-    "principal", [None, _USER, _AGENT, MASTER, local_principal(0)], ids=str
-)
+@pytest.mark.parametrize("principal", [None, _USER, _AGENT, MASTER, local_principal(0)], ids=str)
 async def test_each_route_admits_exactly_whom_it_declares(
     services: Services, principal: Principal | None
 ) -> None:
