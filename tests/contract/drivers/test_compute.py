@@ -134,6 +134,18 @@ class TestDefinition:
         assert applied.change is Change.RESTART
         assert applied.restart_for == ("disks",)
 
+    @pytest.mark.parametrize("order", [(0, 2, 1), (0, 3, 1, 2)], ids=["swapped", "inserted"])
+    async def test_that_moves_a_disk_waits_for_a_restart(
+        self, rig: Rig, order: tuple[int, ...]
+    ) -> None:
+        disks = [rig.disk(await rig.volume()) for _ in range(4)]
+        spec = msgspec.structs.replace(await rig.spec(), disks=tuple(disks[:3]))
+        await rig.compute.ensure_domain(spec)
+        await rig.compute.ensure_power(spec.domain_id, Power.RUNNING)
+        moved = changed(spec, disks=tuple(disks[position] for position in order))
+        applied = await rig.compute.ensure_domain(moved)
+        assert applied.restart_for == ("disks",)
+
     async def test_plugs_and_unplugs_interfaces_live(self, rig: Rig) -> None:
         spec = await define(rig, Power.RUNNING)
         extra = InterfaceSpec(mac="da:1e:70:ff:ff:ff", bridge=BRIDGE.name)
