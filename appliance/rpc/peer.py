@@ -52,6 +52,7 @@ P = TypeVar("P", bound=msgspec.Struct)
 R = TypeVar("R", bound=msgspec.Struct)
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
 _CLOSING_S: Final = 2.0
+_QUIET_POLL_S: Final = 0.05
 _NO_PARAMS: Final = CallParams()
 _PING: Final = encode_call(None, SESSION_PING.name, Nothing())
 
@@ -117,16 +118,19 @@ class Peer:
         self._service = service
         self._clock = clock
         self._limits = limits or Limits()
-        self._outbox = Outbox(self._limits.queued_frames, self._limits.queued_bytes)
+        self._outbox = Outbox(
+            transport,
+            clock=clock,
+            max_frames=self._limits.queued_frames,
+            max_bytes=self._limits.queued_bytes,
+        )
         self._pending: dict[int, _Pending] = {}
         self._serving: dict[int, asyncio.Task[None]] = {}
         self._ids = itertools.count(1)
         self._last_incoming_id = -1
         self._heard = clock.monotonic()
-        self._sending_since: float | None = None
         self._refusing: str | None = None
         self._ended: asyncio.Future[TransportClosed] = asyncio.get_running_loop().create_future()
-        self._quiet = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
 
     # Our side: calls, notifications, the end.
@@ -158,6 +162,7 @@ class Peer:
         self._pending[call_id] = pending
         try:
             async with self._clock.timeout(limit_s):
+                await self._send_now(pending.outgoing)
                 answer = await pending.answer
         except TimeoutError as late:
             raise self._no_answer(
@@ -167,7 +172,6 @@ class Peer:
             del self._pending[call_id]
             if not pending.answer.done() or pending.answer.cancelled():
                 self._withdraw(call_id, pending.outgoing)
-            self._check_quiet()
         return self._result(method, answer)
 
     def notify(self, method: Method[P, Nothing], params: P) -> bool:
@@ -188,7 +192,6 @@ class Peer:
 
     def drain(self, grace_s: float) -> None:
         """Begin nothing new; close as soon as everything begun has been answered."""
-        self._quiet.clear()
         self._begin_end("the session is ending", self._close_when_quiet(grace_s))
 
     async def run(self) -> TransportClosed:
@@ -197,8 +200,8 @@ class Peer:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
-                tasks.create_task(self._until_closed(self._write), name=f"write {self.name}")
                 tasks.create_task(self._until_closed(self._read), name=f"read {self.name}")
+                tasks.create_task(self._until_closed(self._outbox.run), name=f"write {self.name}")
                 tasks.create_task(self._watch(), name=f"watch {self.name}")
                 try:
                     why = await self._ended
@@ -230,21 +233,13 @@ class Peer:
             else:
                 self._do_call(frame.id, frame.method, frame.params or _NO_PARAMS)
 
-    async def _write(self) -> None:
-        while True:
-            frame = await self._outbox.take()
-            self._sending_since = self._clock.monotonic()
-            await self._transport.send(frame)
-            self._sending_since = None
-            self._check_quiet()
-
     async def _watch(self) -> None:
         while True:
             now = self._clock.monotonic()
             silent_s = now - self._heard
             if silent_s >= self._limits.silence_s:
                 self.close(CloseCode.LOST, f"nothing received for {silent_s:.0f} s")
-            stuck_s = 0.0 if self._sending_since is None else now - self._sending_since
+            stuck_s = self._outbox.stuck_s
             if stuck_s >= self._limits.silence_s:
                 self.close(CloseCode.OVERLOADED, f"nothing read for {stuck_s:.0f} s")
             self._outbox.offer(_PING)
@@ -264,8 +259,8 @@ class Peer:
     async def _close_when_quiet(self, grace_s: float) -> None:
         try:
             async with self._clock.timeout(grace_s):
-                self._check_quiet()
-                await self._quiet.wait()
+                while self._serving or self._pending or not self._outbox.idle:
+                    await self._clock.sleep(_QUIET_POLL_S)
         except TimeoutError:
             pass
         self.close(CloseCode.NORMAL, "replaced")
@@ -327,11 +322,11 @@ class Peer:
 
     async def _serve(self, call_id: int, method: str, params: CallParams) -> None:
         try:
-            answer = await self._answer(call_id, method, params)
-            await self._outbox.put(answer)
+            await self._outbox.put(await self._answer(call_id, method, params))
+        except TransportClosed as closed:
+            self._finish(closed)
         finally:
             self._serving.pop(call_id, None)
-            self._check_quiet()
 
     async def _answer(self, call_id: int, method: str, params: CallParams) -> bytes:
         limit_s = params.deadline_ms / 1000
@@ -356,10 +351,16 @@ class Peer:
 
     # Small parts.
 
+    async def _send_now(self, outgoing: Outgoing) -> None:
+        try:
+            await self._outbox.send(outgoing)
+        except TransportClosed as closed:
+            self._finish(closed)
+
     def _enqueue(self, method: AnyMethod, frame: bytes) -> _Pending:
         if self._refusing is not None:
             raise Unavailable(f"{method.name}: no connection to {self.name}: {self._refusing}")
-        outgoing = self._outbox.offer(frame)
+        outgoing = self._outbox.append(frame)
         if outgoing is None:
             raise Unavailable(f"{method.name}: {self.name} does not keep up, its queue is full")
         return _Pending(asyncio.get_running_loop().create_future(), outgoing)
@@ -395,11 +396,6 @@ class Peer:
             self._spawn(work)
         else:
             work.close()
-
-    def _check_quiet(self) -> None:
-        sending = self._sending_since is not None or len(self._outbox)
-        if not (sending or self._serving or self._pending):
-            self._quiet.set()
 
     def _finish(self, why: TransportClosed) -> None:
         self._refusing = str(why)

@@ -303,10 +303,10 @@ async def test_a_slow_reader_costs_bounded_memory_and_calls_to_it_are_refused() 
         await until(lambda: sum(call.done() for call in calls) >= 35)
         errors = [call.result() for call in calls if call.done()]
         assert all(isinstance(error, Unavailable) for error in errors)
-        assert len(peer._outbox) <= 10
+        assert len(peer._outbox._queue) <= 10
         event = Event(target="agent/x", kind="k")
         taken = [peer.notify(SESSION_EVENT, event) for _ in range(10)]
-        assert len(peer._outbox) <= 10
+        assert len(peer._outbox._queue) <= 10
         assert peer.counters.dropped_notifications == taken.count(False) > 0
         peer.close(1000, "enough")
 
