@@ -8,7 +8,7 @@ readonly BIN=.venv/bin
 readonly STAMP=.venv/.set-up
 readonly UV=uv==0.13.9 # writes the lock files; nothing else uses it
 readonly SOURCES=(appliance bundle docs tests)
-readonly SCRIPTS=(build.sh .ci/run)
+readonly SCRIPTS=(build.sh .ci/run tests/integration/systemd/boot.sh)
 
 usage() {
   cat <<'END'

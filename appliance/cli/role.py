@@ -15,6 +15,7 @@ from appliance.cli.output import Column, Format, field, moment, show_list
 from appliance.cli.program import this_program
 from appliance.core.clock import SystemClock
 from appliance.core.errors import Invalid
+from appliance.core.logs import LogLevel, configure_logs
 from appliance.model.node import Role
 from appliance.model.node_status import RoleStatus
 from appliance.roles import converge
@@ -66,6 +67,7 @@ def role() -> None:
 
     Example: kowabunga role set kahuna,kaktus
     """
+    configure_logs(LogLevel.WARNING)  # what we do is said in sentences
 
 
 @role.command("list")
