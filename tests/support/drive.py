@@ -36,13 +36,13 @@ class Drive:
                 self._threads_idle.set()
 
     async def until(self, condition: Callable[[], object], *, time_passes: bool = True) -> None:
-        """Return once the condition holds; time passes only when nothing else can happen."""
+        """Return once nothing more can happen and the condition holds; let time pass for it."""
         for _ in range(20_000):
             await settle(8)
-            if condition():
-                return
             if self._in_threads:
                 await self._threads_idle.wait()
+            elif condition():
+                return
             elif time_passes:
                 await self._clock.jump()
         raise AssertionError("this never came true")
