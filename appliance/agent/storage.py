@@ -2,7 +2,13 @@
 
 from appliance.agent.compute import EventSender
 from appliance.agent.dispatch import Handler
-from appliance.model.storage import ImportProgress, ObservedImage, PoolStatistics, StorageDriver
+from appliance.model.storage import (
+    IMAGES_PER_LIST,
+    ImportProgress,
+    ObservedImage,
+    PoolStatistics,
+    StorageDriver,
+)
 from appliance.model.target import target
 from appliance.rpc.method import Nothing
 from appliance.rpc.methods import Event
@@ -16,6 +22,7 @@ from appliance.rpc.storage import (
     STORAGE_LIST_IMAGES,
     ImageEnsure,
     ImageList,
+    ImageListParams,
     ImageRef,
     SeedEnsure,
     StoragePoolParams,
@@ -48,8 +55,11 @@ def storage_handlers(driver: StorageDriver, send_event: EventSender) -> dict[str
     async def get_image(params: ImageRef) -> ObservedImage:
         return await driver.get_image(params.storage_pool, params.image_id)
 
-    async def list_images(params: StoragePoolParams) -> ImageList:
-        return ImageList(tuple(await driver.list_images(params.storage_pool)))
+    async def list_images(params: ImageListParams) -> ImageList:
+        images = await driver.list_images(
+            params.storage_pool, after=params.after or "", limit=IMAGES_PER_LIST
+        )
+        return ImageList(tuple(images), more=len(images) == IMAGES_PER_LIST)
 
     async def get_pool_statistics(params: StoragePoolParams) -> PoolStatistics:
         return await driver.get_pool_statistics(params.storage_pool)

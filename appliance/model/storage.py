@@ -17,6 +17,7 @@ from msgspec import Meta
 from appliance.model.fields import ObjectId, PositiveBytes, Sha256
 
 SECTOR_BYTES: Final = 512
+IMAGES_PER_LIST: Final = 2000  # some 600 KiB as JSON: it must fit into a message of the agent
 
 
 class RbdPool(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="rbd"):
@@ -187,8 +188,13 @@ class StorageDriver(Protocol):
         """Raises NotFound."""
         ...
 
-    async def list_images(self, storage_pool: StoragePoolRef) -> list[ObservedImage]:
-        """Return every image of ours, by id; unfinished imports are not among them."""
+    async def list_images(
+        self, storage_pool: StoragePoolRef, *, after: str = "", limit: int = IMAGES_PER_LIST
+    ) -> list[ObservedImage]:
+        """Return the first `limit` images of ours whose id is above `after`, by id.
+
+        Fewer than `limit`: there are no more. Unfinished imports are not among them.
+        """
         ...
 
     async def get_pool_statistics(self, storage_pool: StoragePoolRef) -> PoolStatistics: ...

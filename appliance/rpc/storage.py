@@ -43,8 +43,18 @@ class SeedEnsure(msgspec.Struct, frozen=True):
     seed: SeedSpec
 
 
+class ImageListParams(msgspec.Struct, frozen=True):
+    """Ask for the next images after an id; the first ones without."""
+
+    storage_pool: StoragePoolRef
+    after: ObjectId | None = None
+
+
 class ImageList(msgspec.Struct, frozen=True):
+    """Images by id; `more`: ask again, after the last one."""
+
     images: tuple[ObservedImage, ...]
+    more: bool
 
 
 STORAGE_IMPORT_TEMPLATE: Final = Method(
@@ -69,8 +79,8 @@ STORAGE_GET_IMAGE: Final = Method(
     answered_by="agent", about="Size, parent and purpose of one image.",
 )  # fmt: skip
 STORAGE_LIST_IMAGES: Final = Method(
-    "storage.list_images", StoragePoolParams, ImageList, TimeoutClass.FAST, effectful=False,
-    answered_by="agent", about="Every image of ours in a storage pool.",
+    "storage.list_images", ImageListParams, ImageList, TimeoutClass.FAST, effectful=False,
+    answered_by="agent", about="Images of ours in a storage pool, a page at a time.",
 )  # fmt: skip
 STORAGE_GET_POOL_STATISTICS: Final = Method(
     "storage.get_pool_statistics", StoragePoolParams, PoolStatistics, TimeoutClass.FAST,

@@ -40,8 +40,13 @@ class Images:
     def find(self, storage_pool: StoragePoolRef, image_id: str) -> ObservedImage | None:
         return self._world.find(self.place(storage_pool), _IMAGE, image_id, ObservedImage)
 
-    def list_images(self, storage_pool: StoragePoolRef) -> list[ObservedImage]:
-        return self._world.list_things(self.place(storage_pool), _IMAGE, ObservedImage)
+    def list_images(
+        self, storage_pool: StoragePoolRef, *, after: str = "", limit: int = -1
+    ) -> list[ObservedImage]:
+        """Return images as `World.list_things` does."""
+        return self._world.list_things(
+            self.place(storage_pool), _IMAGE, ObservedImage, after=after, limit=limit
+        )
 
     def put(self, storage_pool: StoragePoolRef, image: ObservedImage) -> ObservedImage:
         self._world.put(self.place(storage_pool), _IMAGE, image.image_id, image)

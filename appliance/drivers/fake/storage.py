@@ -12,6 +12,7 @@ from appliance.drivers.fake.faults import Faults
 from appliance.drivers.fake.images import Images
 from appliance.drivers.fake.world import World
 from appliance.model.storage import (
+    IMAGES_PER_LIST,
     ImagePurpose,
     ImportProgress,
     LocalPool,
@@ -183,9 +184,11 @@ class FakeStorageDriver:
                 raise NotFound(f"image {image_id} does not exist", id=image_id)
             return image
 
-    async def list_images(self, storage_pool: StoragePoolRef) -> list[ObservedImage]:
+    async def list_images(
+        self, storage_pool: StoragePoolRef, *, after: str = "", limit: int = IMAGES_PER_LIST
+    ) -> list[ObservedImage]:
         async with self._faults.around("storage.list_images"):
-            return self._images.list_images(storage_pool)
+            return self._images.list_images(storage_pool, after=after, limit=limit)
 
     async def get_pool_statistics(self, storage_pool: StoragePoolRef) -> PoolStatistics:
         async with self._faults.around("storage.get_pool_statistics"):

@@ -53,10 +53,16 @@ class World:
         ).fetchall()
         return msgspec.json.decode(rows[0][0], type=as_type) if rows else None
 
-    def list_things(self, place: str, kind: str, as_type: type[T]) -> list[T]:
-        """Return the things of a kind, by id."""
+    def list_things(
+        self, place: str, kind: str, as_type: type[T], *, after: str = "", limit: int = -1
+    ) -> list[T]:
+        """Return the first `limit` things of a kind whose id is above `after`, by id.
+
+        A negative limit: all of them, as SQLite has it.
+        """
         rows = self._connection.execute(
-            "SELECT body FROM thing WHERE place = ? AND kind = ? ORDER BY id", (place, kind)
+            "SELECT body FROM thing WHERE place = ? AND kind = ? AND id > ? ORDER BY id LIMIT ?",
+            (place, kind, after, limit),
         )
         return [msgspec.json.decode(body, type=as_type) for (body,) in rows]
 

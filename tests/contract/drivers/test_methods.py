@@ -12,6 +12,7 @@ import pytest_asyncio
 from appliance.agent.dispatch import Dispatcher
 from appliance.agent.fences import FenceBook
 from appliance.agent.simulated import simulated_handlers
+from appliance.agent.storage import storage_handlers
 from appliance.core.errors import Invalid, NotFound
 from appliance.drivers.fake.node import NodeTraits, SimulatedNode
 from appliance.drivers.fake.world import World
@@ -19,7 +20,15 @@ from appliance.model.agent import AgentType
 from appliance.model.compute import Change, DiskSpec, DomainSpec, InterfaceSpec, OsFamily
 from appliance.model.domain_state import DomainState, Power
 from appliance.model.network import BridgeSpec, DnsRecord, DnsZone, RegionNetwork
-from appliance.model.storage import LocalPool, SeedSpec, TemplateSource, VolumeSpec
+from appliance.model.storage import (
+    IMAGES_PER_LIST,
+    ImagePurpose,
+    LocalPool,
+    ObservedImage,
+    SeedSpec,
+    TemplateSource,
+    VolumeSpec,
+)
 from appliance.model.target import Fence, target
 from appliance.rpc.compute import (
     COMPUTE_ENSURE_DOMAIN,
@@ -39,6 +48,7 @@ from appliance.rpc.compute import (
     DomainRef,
 )
 from appliance.rpc.gateway import Command
+from appliance.rpc.messages import MAX_MESSAGE_BYTES
 from appliance.rpc.method import Method, Nothing
 from appliance.rpc.methods import AGENT_DESCRIBE, AGENT_PING, METHODS, Event
 from appliance.rpc.network import (
@@ -60,6 +70,8 @@ from appliance.rpc.storage import (
     STORAGE_LIST_IMAGES,
     STORAGE_METHODS,
     ImageEnsure,
+    ImageList,
+    ImageListParams,
     ImageRef,
     SeedEnsure,
     StoragePoolParams,
@@ -157,8 +169,10 @@ async def test_storage_methods_answer_as_declared(agent: Agent) -> None:
             POOL, SeedSpec(image_id=instance_id, user_data="u", meta_data="m", network_config="n")
         ),
     )
-    listed = await agent.call(STORAGE_LIST_IMAGES, StoragePoolParams(POOL))
-    assert listed.images == (template, volume, seed)
+    listed = await agent.call(STORAGE_LIST_IMAGES, ImageListParams(POOL))
+    assert listed == ImageList((template, volume, seed), more=False)
+    rest = await agent.call(STORAGE_LIST_IMAGES, ImageListParams(POOL, after=template_id))
+    assert rest.images == (volume, seed)
     assert await agent.call(STORAGE_GET_IMAGE, ImageRef(POOL, volume_id)) == volume
     full = await agent.call(STORAGE_GET_POOL_STATISTICS, StoragePoolParams(POOL))
     assert full.allocated_bytes >= template.size_bytes
@@ -239,3 +253,30 @@ async def test_a_bridge_name_that_no_kernel_takes_is_refused(agent: Agent, name:
 async def test_an_image_name_that_is_no_id_is_refused(agent: Agent, image_id: str) -> None:
     with pytest.raises(Invalid):
         await agent.call(STORAGE_ENSURE_IMAGE_ABSENT, ImageRef(POOL, image_id))
+
+
+async def test_images_beyond_a_page_are_told_of() -> None:
+    with World() as world:
+        storage = SimulatedNode(some_id(), world, clock=ManualClock(), traits=TRAITS).storage
+        list_images = storage_handlers(storage, lambda _: None)[STORAGE_LIST_IMAGES.name]
+        for _ in range(IMAGES_PER_LIST + 1):
+            await storage.ensure_image(POOL, VolumeSpec(image_id=some_id(), size_bytes=MIB))
+        first = await list_images(ImageListParams(POOL))
+        assert isinstance(first, ImageList)
+        assert first.more
+        last = await list_images(ImageListParams(POOL, after=first.images[-1].image_id))
+        assert isinstance(last, ImageList)
+        assert (len(last.images), last.more) == (1, False)
+
+
+def test_a_page_of_the_longest_images_fits_into_a_message() -> None:
+    longest = ObservedImage(
+        image_id="f" * 24,
+        purpose=ImagePurpose.TEMPLATE,
+        size_bytes=2**63,
+        allocated_bytes=2**63,
+        template_id="f" * 24,
+        seed_sha256="f" * 64,
+    )
+    page = ImageList((longest,) * IMAGES_PER_LIST, more=True)
+    assert len(msgspec.json.encode(page)) < MAX_MESSAGE_BYTES * 0.9

@@ -244,6 +244,17 @@ async def test_images_are_listed_by_id(rig: Rig) -> None:
     assert await image_ids(rig) == sorted([*made, SEED.image_id])
 
 
+async def test_images_are_listed_in_pages(rig: Rig) -> None:
+    made = sorted([await rig.volume() for _ in range(5)])
+    pages: list[list[str]] = []
+    after = ""
+    while not pages or len(pages[-1]) == 2:
+        page = await rig.storage.list_images(rig.storage_pool, after=after, limit=2)
+        pages.append([image.image_id for image in page])
+        after = pages[-1][-1]
+    assert pages == [made[:2], made[2:4], made[4:]]
+
+
 async def test_images_outlast_the_agent(rig: Rig) -> None:
     await rig.volume(64 * MIB, template_id=await rig.template())
     await rig.storage.ensure_seed(rig.storage_pool, SEED)
