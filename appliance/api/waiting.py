@@ -3,6 +3,7 @@
 A client that leaves does not stop the work.
 """
 
+import asyncio
 import re
 from typing import Any, Final
 
@@ -58,6 +59,31 @@ def accepted(operation_id: str) -> Response[Answered]:
     )
 
 
+async def _unless_stopping(services: Services, operation_id: str, timeout_s: float) -> Operation:
+    async with asyncio.TaskGroup() as group:
+        stop = group.create_task(services.stopping.wait())
+        end = group.create_task(_outcome(services, operation_id, timeout_s))
+        await asyncio.wait({stop, end}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        end.cancel()
+    if end.cancelled():
+        raise DeadlineExceeded("this server stops")
+    outcome = end.result()
+    if isinstance(outcome, KowabungaError):
+        raise outcome
+    return outcome
+
+
+async def _outcome(
+    services: Services, operation_id: str, timeout_s: float
+) -> Operation | KowabungaError:
+    """Return an error instead of raising it, which a task group would wrap."""
+    try:
+        return await services.engine.wait(operation_id, timeout_s)
+    except KowabungaError as error:
+        return error
+
+
 async def finish(services: Services, operation_id: str, timeout_s: float) -> Operation:
     """Wait for an operation that must succeed.
 
@@ -66,10 +92,10 @@ async def finish(services: Services, operation_id: str, timeout_s: float) -> Ope
         KowabungaError: it failed; its own error.
     """
     try:
-        operation = await services.engine.wait(operation_id, timeout_s)
+        operation = await _unless_stopping(services, operation_id, timeout_s)
     except DeadlineExceeded as late:
         raise DeadlineExceeded(
-            f"operation {operation_id} is not finished after {timeout_s:g} s and goes on",
+            f"operation {operation_id} is not finished and goes on: {late.detail}",
             hint=f"watch it: kowabunga operation watch {operation_id}",
             operation=operation_id,
         ) from late

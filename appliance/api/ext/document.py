@@ -12,6 +12,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 
 from appliance.api.guards import Allow, allow
+from appliance.api.requests import ApiRequest
 
 
 def document_route(
@@ -45,6 +46,7 @@ def describe(
     schema = Litestar(
         route_handlers=[router],
         dependencies=dependencies,
+        request_class=ApiRequest,
         logging_config=None,
         openapi_config=OpenAPIConfig(
             title="Kowabunga appliance, extended API",

@@ -55,7 +55,8 @@ async def master(stranger: httpx.AsyncClient, master_key: str) -> httpx.AsyncCli
 def client_as(services: Services, principal: Principal | None) -> httpx.AsyncClient:
     """Return a client that is taken for `principal`."""
 
-    async def authenticate(_: Scope) -> Principal | None:
+    async def authenticate(scope: Scope) -> Principal | None:
+        del scope
         return principal
 
     edge = Edge(as_asgi(create_app(services)), authenticate=authenticate, hosts=None)

@@ -1,0 +1,294 @@
+"""Real sockets: what a listener grants to strangers, and how it stops."""
+
+import asyncio
+import os
+import ssl
+import stat
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from appliance.api.asgi import Receive, Scope, Send
+from appliance.api.listener import (
+    PEER_UID,
+    Limits,
+    Listener,
+    bind_local,
+    bind_tcp,
+    load_certificate,
+    server_tls,
+)
+from appliance.core import x509
+from appliance.core.errors import Conflict, Invalid
+
+_GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+async def show_peer(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with the peer's uid, once the body has come."""
+    while (await receive()).get("more_body"):
+        pass
+    body = str(scope["state"].get(PEER_UID)).encode()
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+@asynccontextmanager
+async def serving(listener: Listener) -> AsyncGenerator[None]:
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(listener.serve())
+        await listener.listening.wait()
+        try:
+            yield
+        finally:
+            task.cancel()
+
+
+@asynccontextmanager
+async def connected(
+    port: int, tls: ssl.SSLContext | None = None
+) -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", port, ssl=tls, server_hostname="localhost" if tls else None
+    )
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+
+async def status_of(reader: asyncio.StreamReader) -> bytes:
+    return (await asyncio.wait_for(reader.readline(), 5)).split(b" ")[1]
+
+
+def authority_and_pair(directory: Path, name: str) -> tuple[Path, Path]:
+    """Write a certificate with its key, and the authority to trust; return both paths."""
+    authority = x509.make_authority(name)
+    made = x509.issue_server_certificate(authority, ["localhost"], 1_800_000_000_000)
+    pair = directory / f"{name}.pem"
+    pair.write_bytes(made.key_pem.reveal() + made.certificate_pem.encode())
+    ca = directory / f"{name}-ca.pem"
+    ca.write_text(authority.certificate_pem)
+    return ca, pair
+
+
+async def test_a_request_is_answered_and_the_connection_kept() -> None:
+    sock = bind_tcp("127.0.0.1", 0)
+    port = sock.getsockname()[1]
+    async with (
+        serving(Listener(show_peer, sock, limits=Limits())),
+        connected(port) as (
+            reader,
+            writer,
+        ),
+    ):
+        for _ in range(2):
+            writer.write(_GET)
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+            assert head.startswith(b"HTTP/1.1 200")
+            assert b"server:" not in head.lower()
+            assert await reader.readexactly(4) == b"None"
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nx: y\r\n", b"\r\n"])
+async def test_whoever_dawdles_over_the_head_is_cut_off(sent: bytes) -> None:
+    sock = bind_tcp("127.0.0.1", 0)
+    port = sock.getsockname()[1]
+    async with (
+        serving(Listener(show_peer, sock, limits=Limits(head_s=0.2))),
+        connected(port) as (
+            reader,
+            writer,
+        ),
+    ):
+        writer.write(sent)
+        with suppress(ConnectionResetError):
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+
+
+async def test_a_drop_at_a_time_does_not_keep_a_connection_open() -> None:
+    sock = bind_tcp("127.0.0.1", 0)
+    port = sock.getsockname()[1]
+    async with (
+        serving(Listener(show_peer, sock, limits=Limits(head_s=0.3))),
+        connected(port) as (
+            reader,
+            writer,
+        ),
+    ):
+        writer.write(b"GET / HTTP/1.1\r\n")
+        ended = asyncio.ensure_future(reader.read())
+        while not ended.done():
+            with suppress(ConnectionError):
+                writer.write(b"x: y\r\n")
+                await writer.drain()
+            await asyncio.wait({ended}, timeout=0.05)
+        with suppress(ConnectionResetError):
+            assert ended.result() == b""
+
+
+async def test_a_head_without_end_is_cut_off_by_size() -> None:
+    sock = bind_tcp("127.0.0.1", 0)
+    port = sock.getsockname()[1]
+    async with (
+        serving(Listener(show_peer, sock, limits=Limits(head_bytes=4096))),
+        connected(port) as (reader, writer),
+    ):
+        writer.write(b"GET / HTTP/1.1\r\n")
+        with suppress(ConnectionError):
+            for _ in range(1000):
+                writer.write(b"x: " + b"y" * 1000 + b"\r\n")
+                await writer.drain()
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+
+
+async def test_a_large_body_is_not_taken_for_a_head() -> None:
+    sock = bind_tcp("127.0.0.1", 0)
+    port = sock.getsockname()[1]
+    async with (
+        serving(Listener(show_peer, sock, limits=Limits(head_bytes=4096))),
+        connected(port) as (reader, writer),
+    ):
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 200000\r\n\r\n")
+        writer.write(b"b" * 200_000)
+        assert await status_of(reader) == b"200"
+
+
+async def test_one_connection_too_many_is_told_to_come_back() -> None:
+    sock = bind_tcp("127.0.0.1", 0)
+    port = sock.getsockname()[1]
+    async with (
+        serving(Listener(show_peer, sock, limits=Limits(connections=1))),
+        connected(port) as (reader, writer),
+    ):
+        writer.write(_GET)
+        assert await status_of(reader) == b"200"
+        async with connected(port) as (second, _):
+            assert await status_of(second) == b"503"
+        writer.write(_GET)
+
+
+async def test_the_local_socket_is_for_its_owner_and_tells_who_asks(tmp_path: Path) -> None:
+    path = tmp_path / "run/api.sock"
+    path.parent.mkdir()
+    path.touch()  # of a process that died
+    sock = bind_local(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    async with serving(Listener(show_peer, sock, limits=Limits())):
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        writer.write(_GET)
+        await reader.readuntil(b"\r\n\r\n")
+        assert await reader.readexactly(len(str(os.geteuid()))) == str(os.geteuid()).encode()
+        writer.close()
+
+
+async def test_a_taken_address_is_a_conflict_and_a_foreign_one_invalid() -> None:
+    with bind_tcp("127.0.0.1", 0) as sock:
+        sock.listen()
+        with pytest.raises(Conflict, match="cannot listen on 127"):
+            bind_tcp("127.0.0.1", sock.getsockname()[1])
+    with pytest.raises(Invalid):
+        bind_tcp("192.0.2.1", 0)
+
+
+async def test_tls_is_served_from_version_1_2_on(tmp_path: Path) -> None:
+    ca, pair = authority_and_pair(tmp_path, "one")
+    sock = bind_tcp("127.0.0.1", 0)
+    port = sock.getsockname()[1]
+    async with serving(Listener(show_peer, sock, limits=Limits(), tls=server_tls(pair, pair))):
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            context = ssl.create_default_context(cafile=str(ca))
+            context.minimum_version = context.maximum_version = version
+            async with connected(port, context) as (reader, writer):
+                writer.write(_GET)
+                assert await status_of(reader) == b"200"
+        assert server_tls(pair, pair).minimum_version is ssl.TLSVersion.TLSv1_2
+
+
+async def test_a_silent_tls_handshake_is_cut_off(tmp_path: Path) -> None:
+    _, pair = authority_and_pair(tmp_path, "one")
+    sock = bind_tcp("127.0.0.1", 0)
+    port = sock.getsockname()[1]
+    listener = Listener(show_peer, sock, limits=Limits(head_s=0.2), tls=server_tls(pair, pair))
+    async with serving(listener), connected(port) as (reader, _):
+        with suppress(ConnectionResetError):
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+
+
+async def test_a_new_certificate_serves_new_connections_and_a_bad_one_is_refused(
+    tmp_path: Path,
+) -> None:
+    ca, pair = authority_and_pair(tmp_path, "one")
+    new_ca, new_pair = authority_and_pair(tmp_path, "two")
+    bad = tmp_path / "bad.pem"
+    bad.write_text("nothing")
+    tls = server_tls(pair, pair)
+    sock = bind_tcp("127.0.0.1", 0)
+    port = sock.getsockname()[1]
+    old_trust = ssl.create_default_context(cafile=str(ca))
+    async with (
+        serving(Listener(show_peer, sock, limits=Limits(), tls=tls)),
+        connected(port, old_trust) as (reader, writer),
+    ):
+        with pytest.raises(Invalid):
+            load_certificate(tls, bad, bad)
+        with pytest.raises(Invalid):
+            load_certificate(tls, new_pair, pair)
+        async with connected(port, old_trust):
+            pass
+        load_certificate(tls, new_pair, new_pair)
+        async with connected(port, ssl.create_default_context(cafile=str(new_ca))):
+            pass
+        writer.write(_GET)
+        assert await status_of(reader) == b"200"
+
+
+async def test_stopping_lets_a_request_end_and_frees_the_port() -> None:
+    started, finish = asyncio.Event(), asyncio.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        started.set()
+        await finish.wait()
+        await show_peer(scope, receive, send)
+
+    sock = bind_tcp("127.0.0.1", 0)
+    port = sock.getsockname()[1]
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(Listener(slow, sock, limits=Limits()).serve())
+        while not started.is_set():
+            with suppress(OSError):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(_GET)
+                await started.wait()
+        task.cancel()
+        await asyncio.sleep(0)
+        finish.set()
+        assert await status_of(reader) == b"200"
+        writer.close()
+    bind_tcp("127.0.0.1", port).close()
+
+
+async def test_stopping_does_not_wait_for_ever() -> None:
+    started = asyncio.Event()
+
+    async def stuck(scope: Scope, receive: Receive, send: Send) -> None:
+        del scope, receive, send
+        started.set()
+        await asyncio.Event().wait()
+
+    sock = bind_tcp("127.0.0.1", 0)
+    port = sock.getsockname()[1]
+    listener = Listener(stuck, sock, limits=Limits(graceful_stop_s=1))
+    async with asyncio.timeout(8):
+        async with serving(listener):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(_GET)
+            await started.wait()
+    await reader.read()
+    writer.close()
