@@ -73,7 +73,7 @@ setup() {
   say 'setting up .venv'
   [[ -x $BIN/python ]] || "$SYSTEM_PYTHON" -m venv .venv
   # pyinotify has no wheel: its build tool is locked as well and comes first.
-  local pip=("$BIN/python" -m pip --quiet --disable-pip-version-check install)
+  local pip=("$BIN/python" -m pip --quiet --quiet --disable-pip-version-check install)
   "${pip[@]}" --require-hashes --no-deps --only-binary :all: -r <(locked setuptools)
   "${pip[@]}" --require-hashes --no-deps --no-build-isolation --use-pep517 \
     --only-binary :all: --no-binary pyinotify -r requirements/develop.txt

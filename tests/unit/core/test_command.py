@@ -108,7 +108,7 @@ async def test_terminate_kills_what_does_not_listen() -> None:
 
 def test_a_detached_process_has_its_own_session_and_writes_to_its_log(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    script = "ps -o sid= -p $$; cat; echo error >&2"
+    script = "cut -d' ' -f6 /proc/$$/stat; cat; echo error >&2"
     pid = command.start_detached(["/bin/sh", "-c", script], log=log)
     assert os.waitpid(pid, 0)[1] == 0
     session, error = log.read_text().split()

@@ -1,6 +1,8 @@
 """The supervisor brings the node to what its file says, and keeps it there."""
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -236,7 +238,7 @@ async def test_a_killed_role_is_started_again(node: Node) -> None:
     node.write("roles: [kahuna]\n")
     async with node.supervised():
         first = await node.settled()
-        await asyncio.create_subprocess_exec("kill", "-9", str(pid(first, Role.KAHUNA)))
+        os.kill(pid(first, Role.KAHUNA), signal.SIGKILL)
         second = await node.told(
             lambda status: (
                 status.roles[Role.KAHUNA].state is RoleState.RUNNING
