@@ -1,16 +1,19 @@
 """Adapter: a virtual network card with addresses in one subnet."""
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 import msgspec
 from msgspec import UNSET
 
 from appliance.core.errors import Invalid
+from appliance.resources.allocation import assign_address, mac_candidates
 from appliance.resources.fields import Maybe, about, given
 from appliance.resources.ipv4 import parse_address, parse_network, parse_range
 from appliance.resources.names import check_count, check_name, check_text, check_unique, quoted
 from appliance.resources.subnet import Subnet
+from appliance.store.base import Statement
 
 MAX_ADDRESSES: Final = 256
 
@@ -92,3 +95,65 @@ def _check_address(text: str, field: str, subnet: Subnet, *, router: bool) -> No
                 field=field,
                 hint="only a reserved adapter may have an address of gw_pool",
             )
+
+
+def insert_adapter(
+    adapter_id: str,
+    subnet_id: str,
+    name: str,
+    now_ms: int,
+    *,
+    description: str = "",
+    reserved: bool = False,
+    mac: str = "",
+    addresses: Sequence[str] = (),
+    automatic: bool = False,
+    kompute_id: str | None = None,
+    attached: tuple[str, int] | None = None,
+) -> list[Statement]:
+    """Make an adapter, for a batch that may hold more.
+
+    Refused with a conflict of `adapter_address.address` when no address is left (see
+    `allocation.exhausted`), of `adapter_address.subnet_id, adapter_address.address` when one is
+    taken, of `adapter.name` when the name is. A hardware address that is given and taken clashes in
+    an index without columns; one that is made is free.
+
+    Without a `mac` one is made. `addresses` are checked texts, kept in their order; an `automatic`
+    adapter has none and takes the lowest free one of the subnet. `attached` is the id of an
+    instance and the place among that one's interfaces.
+    """
+    instance_id, position = attached or (None, None)
+    return [
+        Statement(
+            "INSERT INTO adapter (id, subnet_id, kompute_id, name, description, mac, reserved,"
+            " instance_id, position, created_at_ms, updated_at_ms) VALUES (?, ?, ?, ?, ?,"
+            " coalesce(nullif(?, ''), (SELECT value FROM json_each(?) WHERE NOT EXISTS"
+            " (SELECT 1 FROM adapter WHERE lower(adapter.mac) = value) LIMIT 1)), ?, ?, ?, ?, ?)",
+            (
+                adapter_id,
+                subnet_id,
+                kompute_id,
+                name,
+                description,
+                mac,
+                mac_candidates(),
+                int(reserved),
+                instance_id,
+                position,
+                now_ms,
+                now_ms,
+            ),
+        ),
+        assign_address(adapter_id, subnet_id)
+        if automatic
+        else _insert_addresses(adapter_id, subnet_id, addresses),
+    ]
+
+
+def _insert_addresses(adapter_id: str, subnet_id: str, addresses: Sequence[str]) -> Statement:
+    numbers = [parse_address(text, "addresses") for text in addresses]
+    return Statement(
+        "INSERT INTO adapter_address (subnet_id, address, adapter_id, position)"
+        " SELECT ?, value, ?, key FROM json_each(?)",
+        (subnet_id, adapter_id, msgspec.json.encode(numbers).decode()),
+    )

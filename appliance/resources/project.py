@@ -1,12 +1,12 @@
 """Project: a tenant with networks, quotas and machines of its own."""
 
 import re
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple, NoReturn
 
 import msgspec
 from msgspec import UNSET
 
-from appliance.core.errors import Invalid
+from appliance.core.errors import InsufficientResource, Invalid
 from appliance.resources.fields import Maybe, about, given
 from appliance.resources.host_name import check_domain
 from appliance.resources.names import (
@@ -20,6 +20,7 @@ from appliance.resources.names import (
 )
 from appliance.resources.sizes import MAX_INT32, MAX_INT64, check_between
 from appliance.resources.ssh_key import check_public_key
+from appliance.store.base import Row, Statement, guard_none
 
 MAX_TAGS: Final = 128
 MAX_TAG_LENGTH: Final = 255
@@ -158,3 +159,71 @@ def _check_key(text: str, field: str) -> None:
     check_line(text, field, max_length=MAX_TAG_LENGTH)
     if not text:
         raise Invalid(f"{field} is empty", field=field)
+
+
+class Demand(NamedTuple):
+    """What a change takes more of a project's quotas; nothing of what it takes less of."""
+
+    instances: int = 0
+    vcpus: int = 0
+    memory_bytes: int = 0
+    storage_bytes: int = 0
+
+
+def over_quota(project_id: str, demand: Demand) -> Statement:
+    """Select each resource of which a project would have more than its quota, and how much.
+
+    All its rows count, those too that are not visible yet. What is not demanded is not looked at,
+    so a project that is over a lowered quota may still shrink.
+    """
+    return Statement(
+        "SELECT resource, quota, used, demand FROM (SELECT 'instances' AS resource,"
+        " quota_instances AS quota, ? AS demand,"
+        " (SELECT COUNT(*) FROM instance WHERE project_id = project.id) AS used"
+        " FROM project WHERE id = ?"
+        " UNION ALL SELECT 'vcpus', quota_vcpus, ?,"
+        " (SELECT coalesce(SUM(vcpus), 0) FROM instance WHERE project_id = project.id)"
+        " FROM project WHERE id = ?"
+        " UNION ALL SELECT 'memory', quota_memory, ?,"
+        " (SELECT coalesce(SUM(memory_bytes), 0) FROM instance WHERE project_id = project.id)"
+        " FROM project WHERE id = ?"
+        " UNION ALL SELECT 'storage', quota_storage, ?,"
+        " (SELECT coalesce(SUM(size_bytes), 0) FROM volume WHERE project_id = project.id)"
+        " FROM project WHERE id = ?"
+        ") WHERE demand > 0 AND quota > 0 AND used + demand > quota",
+        tuple(value for amount in demand for value in (amount, project_id)),
+    )
+
+
+def quota_guard(project_id: str, demand: Demand) -> tuple[Statement, Statement]:
+    """Return the statements that let a batch apply only within the project's quotas.
+
+    The first goes before the rows that count, see `store.base.guard`. When the batch is `Stale`,
+    query `over_quota`: its first row, if any, is for `refuse_over_quota`.
+    """
+    return guard_none(over_quota(project_id, demand))
+
+
+def refuse_over_quota(project_id: str, row: Row) -> NoReturn:
+    resource, quota, used, demand = (row[name] for name in ("resource", "quota", "used", "demand"))
+    raise InsufficientResource(
+        f"project {project_id} uses {used} of its quota of {quota} for {resource};"
+        f" {demand} more would exceed it",
+        hint="remove something, ask for less, or have the quota raised",
+    )
+
+
+def subnet_in_region(project_id: str, region_id: str) -> Statement:
+    """Select the `subnet_id` of a project in a region, if it has one there."""
+    return Statement(
+        "SELECT subnet_id FROM project_region WHERE project_id = ? AND region_id = ?",
+        (project_id, region_id),
+    )
+
+
+def has_subnet(project_id: str, subnet_id: str) -> Statement:
+    """Select 1 while a subnet is the project's: guards a batch that puts machines in it."""
+    return Statement(
+        "SELECT EXISTS (SELECT 1 FROM project_region WHERE project_id = ? AND subnet_id = ?)",
+        (project_id, subnet_id),
+    )

@@ -18,6 +18,7 @@ CREATE TABLE project (
     bootstrap_pubkey TEXT NOT NULL,
     tags TEXT NOT NULL CHECK (json_valid(tags)),
     metadatas TEXT NOT NULL CHECK (json_valid(metadatas)),
+    prefix_length INTEGER NOT NULL CHECK (prefix_length BETWEEN 0 AND 32), -- of subnets it takes
     quota_vcpus INTEGER NOT NULL CHECK (quota_vcpus >= 0), -- 0 is unlimited
     quota_memory INTEGER NOT NULL CHECK (quota_memory >= 0),
     quota_storage INTEGER NOT NULL CHECK (quota_storage >= 0),

@@ -39,7 +39,7 @@ CREATE TABLE instance (
 ) STRICT;
 
 CREATE UNIQUE INDEX instance_name ON instance (lower(name));
-CREATE INDEX instance_project ON instance (project_id);
+CREATE INDEX instance_project ON instance (project_id, vcpus, memory_bytes); -- sums for quotas
 CREATE INDEX instance_kaktus ON instance (kaktus_id);
 
 -- What runs, or is about to run, on each host: kept by the triggers below, so never by a reader's sum.
@@ -98,7 +98,7 @@ CREATE TABLE volume (
     UNIQUE (instance_id, position)
 ) STRICT;
 
-CREATE INDEX volume_project ON volume (project_id);
+CREATE INDEX volume_project ON volume (project_id, size_bytes); -- sums for quotas
 CREATE INDEX volume_storage_pool ON volume (storage_pool_id);
 CREATE INDEX volume_kompute ON volume (kompute_id);
 CREATE INDEX volume_template ON volume (template_id);
@@ -121,6 +121,7 @@ CREATE TABLE adapter (
 ) STRICT;
 
 CREATE UNIQUE INDEX adapter_mac ON adapter (lower(mac)) WHERE reserved = 0;
+CREATE INDEX adapter_any_mac ON adapter (lower(mac)); -- one that is made avoids reserved ones too
 CREATE INDEX adapter_subnet ON adapter (subnet_id);
 CREATE INDEX adapter_kompute ON adapter (kompute_id);
 
@@ -131,4 +132,4 @@ CREATE TABLE adapter_address (
     position INTEGER NOT NULL CHECK (position >= 0),
     PRIMARY KEY (subnet_id, address), -- nobody shares an address
     UNIQUE (adapter_id, position)
-) STRICT;
+) STRICT, WITHOUT ROWID;
