@@ -4,6 +4,7 @@ A thin HTTP client. It never sends a key where somebody could read it, follows n
 uses no proxy.
 """
 
+import socket
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -162,8 +163,6 @@ class ApiClient:
     def _hint(self, lost: httpx.TransportError) -> str:
         if "CERTIFICATE_VERIFY_FAILED" in str(lost):
             return "pass the cluster's certificate with --ca-file, and check the name in --url"
-        if self._connection.url is None:
-            return "is a Kahuna running on this node? Elsewhere use --url and --api-key-file"
         return "check the URL, and that the Kahuna is running"
 
 
@@ -181,6 +180,14 @@ def segment(text: str) -> str:
 def _local(connection: Connection) -> httpx.Client:
     if connection.api_key_file is not None or connection.ca_file is not None:
         raise Invalid("--api-key-file and --ca-file go with --url", field="url")
+    with socket.socket(socket.AF_UNIX) as probe:  # httpx leaks its own when nobody listens
+        try:
+            probe.connect(str(connection.socket))
+        except OSError as nobody:
+            raise Unavailable(
+                f"cannot reach {connection.socket}: {nobody.strerror}",
+                hint="is a Kahuna running on this node? Elsewhere use --url and --api-key-file",
+            ) from nobody
     transport = httpx.HTTPTransport(uds=str(connection.socket))
     return httpx.Client(transport=transport, base_url="http://localhost", trust_env=False)
 

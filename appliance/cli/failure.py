@@ -1,7 +1,5 @@
 """How a command fails: what, on which field, by which rule, and what to do, on standard error."""
 
-import os
-import sys
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -32,12 +30,8 @@ _CODES: Final[Mapping[type[Exception], Callable[[Any], ExitCode]]] = {
 }
 
 
-def tell(error: Exception, *, debug: bool) -> ExitCode:  # noqa: PLR0911 - one return per kind
+def tell(error: Exception, *, debug: bool) -> ExitCode:
     """Print the error and return the exit code for it."""
-    if isinstance(error, BrokenPipeError):
-        # Whoever read our output has enough of it. Nothing may be flushed to it at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.DONE
     if isinstance(error, click.exceptions.Exit):
         return ExitCode(error.exit_code)
     if isinstance(error, click.Abort):

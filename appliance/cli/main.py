@@ -58,4 +58,6 @@ def run(arguments: list[str]) -> int:
         return tell(error, debug="--debug" in arguments)
     except KeyboardInterrupt:
         return 130
+    except SystemExit:
+        return 0  # click's way to end quietly when whoever read our output has left
     return result if isinstance(result, int) else 0

@@ -33,6 +33,7 @@ _QUIET: Final = {
     "httpcore": logging.WARNING,
     "httpx": logging.WARNING,
     "uvicorn": logging.WARNING,
+    "uvicorn.access": logging.WARNING,  # uvicorn itself takes it off the tree
     "websockets": logging.WARNING,
 }
 

@@ -1,13 +1,11 @@
 import io
 import json
-import logging
 from collections.abc import Generator
 from typing import Annotated
 
 import httpx
 import msgspec
 import pytest
-import structlog
 from litestar import Litestar, get, post
 from litestar.params import JSONBody, QueryParameter
 from msgspec import Meta
@@ -19,7 +17,7 @@ from appliance.api.problems import Malformed, answer
 from appliance.api.requests import ApiRequest
 from appliance.core import errors
 from appliance.core.errors import KowabungaError
-from appliance.core.logs import configure_logs
+from tests.support.logs import captured_logs
 
 _STATUS = {
     errors.Invalid: 422,
@@ -41,15 +39,8 @@ _STATUS = {
 
 @pytest.fixture
 def log() -> Generator[io.StringIO]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    stream = io.StringIO()
-    configure_logs(stream=stream)
-    yield stream
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
+    with captured_logs() as stream:
+        yield stream
 
 
 @pytest.mark.parametrize("kind", _STATUS)

@@ -7,19 +7,13 @@ import pytest
 import structlog
 
 from appliance.core.logs import LogLevel, bound, configure_logs, copied_to
+from tests.support.logs import captured_logs
 
 
 @pytest.fixture
 def out() -> Generator[io.StringIO]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    stream = io.StringIO()
-    configure_logs(LogLevel.DEBUG, stream=stream)
-    yield stream
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
+    with captured_logs() as stream:
+        yield stream
 
 
 def lines(out: io.StringIO) -> list[dict[str, object]]:
