@@ -21,6 +21,7 @@ from appliance.api.guards import guard, principal_of, was_routed
 from appliance.api.problems import ProblemBody, answer
 from appliance.api.requests import MAX_BODY_BYTES, ApiRequest
 from appliance.api.services import Services
+from appliance.api.v1.routes import v1_router
 from appliance.core.errors import NotFound, Unauthenticated
 from appliance.model.principal import Principal
 
@@ -56,6 +57,7 @@ def create_app(
     }
     return Litestar(
         route_handlers=[
+            v1_router(),
             ext_router(),
             document_route(ext_router, EXT_PATH, dependencies),
             health.healthz,

@@ -10,6 +10,7 @@ from appliance.rpc.hub import Hub
 from appliance.services.agents import Agents
 from appliance.services.alarms import Alarms
 from appliance.services.authority import Authority
+from appliance.services.catalog import Catalog
 from appliance.services.master_key import MasterKey
 from appliance.services.recovery import Recovery
 from appliance.services.rotation import Rotation
@@ -42,6 +43,7 @@ class Services:
     agents: Agents
     alarms: Alarms
     authority: Authority
+    catalog: Catalog
     settings: Settings
     master_key: MasterKey
     rotation: Rotation

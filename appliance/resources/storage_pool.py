@@ -1,6 +1,7 @@
 """Storage pool: where volumes and templates lie, on Ceph or in a directory of one Kaktus."""
 
 import re
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Annotated, Final
 
@@ -8,12 +9,16 @@ import msgspec
 from msgspec import UNSET
 
 from appliance.core.errors import Invalid
-from appliance.resources.cost import Cost, check_cost, free
+from appliance.resources.agent import NodeAgentType
+from appliance.resources.agent_list import as_json, refuse_agent
+from appliance.resources.cost import Cost, check_cost, free, price_from_text, price_to_text
 from appliance.resources.fields import Maybe, about, given
 from appliance.resources.host_name import check_domain
 from appliance.resources.ipv4 import parse_address
 from appliance.resources.names import check_name, check_references, check_text, quoted
 from appliance.resources.sizes import check_between
+from appliance.resources.table import Children, Rule, Table
+from appliance.store.base import Row, Statement
 
 # What is used where nothing, or nothing to the point (port 0), is stored.
 DEFAULT_CEPH_ADDRESS: Final = "localhost"
@@ -147,3 +152,168 @@ def _check_monitors(addresses: str) -> None:
             parse_address(monitor, "ceph_address")
         else:
             check_domain(monitor, "ceph_address", min_labels=1)
+
+
+def list_volumes(pool_id: str) -> Statement:
+    """Select the ids of the visible volumes in a pool."""
+    return Statement(
+        "SELECT id FROM volume WHERE storage_pool_id = ? AND phase <> 'creating' ORDER BY id",
+        (pool_id,),
+    )
+
+
+def _decode(row: Row) -> StoragePool:
+    fields = {name: value for name, value in row.items() if name not in {"price", "currency"}} | {
+        "cost": Cost(price=price_from_text(str(row["price"])), currency=str(row["currency"])),
+        "agents": msgspec.json.decode(str(row["agents"])),
+    }
+    return msgspec.convert(fields, StoragePool)
+
+
+def _insert_agents(pool_id: str, pool: StoragePool) -> Statement:
+    return Statement(
+        "INSERT INTO storage_pool_agent (storage_pool_id, position, agent_id)"
+        " SELECT ?, key, value FROM json_each(?)",
+        (pool_id, as_json(pool.agents)),
+    )
+
+
+def _insert(pool_id: str, region_id: str, pool: StoragePool, now_ms: int) -> Sequence[Statement]:
+    cost = given(pool.cost, free())
+    return [
+        # The first of a region becomes its default.
+        Statement(
+            "INSERT INTO storage_pool (id, region_id, name, description, pool, ceph_address,"
+            " ceph_secret_uuid, ceph_port, price, currency, is_default, created_at_ms,"
+            " updated_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NOT EXISTS"
+            " (SELECT 1 FROM storage_pool WHERE region_id = ? AND is_default = 1), ?, ?)",
+            (
+                pool_id,
+                region_id,
+                pool.name,
+                given(pool.description, ""),
+                pool.pool,
+                given(pool.ceph_address, ""),
+                given(pool.ceph_secret_uuid, ""),
+                given(pool.ceph_port, DEFAULT_CEPH_PORT),
+                price_to_text(cost.price),
+                cost.currency,
+                region_id,
+                now_ms,
+                now_ms,
+            ),
+        ),
+        _insert_agents(pool_id, pool),
+    ]
+
+
+def _update(pool_id: str, pool: StoragePool, now_ms: int) -> Sequence[Statement]:
+    cost = given(pool.cost, free())
+    return [
+        Statement(
+            "UPDATE storage_pool SET name = ?, description = ?, pool = ?, ceph_address = ?,"
+            " ceph_secret_uuid = ?, ceph_port = ?, price = ?, currency = ?,"
+            " generation = generation + 1, updated_at_ms = ? WHERE id = ?",
+            (
+                pool.name,
+                given(pool.description, ""),
+                pool.pool,
+                given(pool.ceph_address, ""),
+                given(pool.ceph_secret_uuid, ""),
+                given(pool.ceph_port, DEFAULT_CEPH_PORT),
+                price_to_text(cost.price),
+                cost.currency,
+                now_ms,
+                pool_id,
+            ),
+        ),
+        Statement("DELETE FROM storage_pool_agent WHERE storage_pool_id = ?", (pool_id,)),
+        _insert_agents(pool_id, pool),
+    ]
+
+
+def _bad_agents(_: str, __: str, pool: StoragePool) -> Statement:
+    return Statement(
+        "SELECT wanted.key AS position, wanted.value AS id, agent.type"
+        " FROM json_each(?) AS wanted LEFT JOIN agent ON agent.id = wanted.value"
+        " WHERE agent.type IS NOT 'Kaktus' ORDER BY wanted.key",
+        (as_json(pool.agents),),
+    )
+
+
+def _pools_in_the_same_directory(pool_id: str, _: str, pool: StoragePool) -> Statement:
+    return Statement(
+        "SELECT other.id, other.name FROM storage_pool AS other"
+        " JOIN storage_pool_agent ON storage_pool_agent.storage_pool_id = other.id"
+        " WHERE other.id <> ? AND other.ceph_address = ? AND other.ceph_address LIKE 'local://%'"
+        " AND storage_pool_agent.agent_id IN (SELECT value FROM json_each(?)) ORDER BY other.id",
+        (pool_id, given(pool.ceph_address, ""), as_json(pool.agents)),
+    )
+
+
+def _refuse_same_directory(_: StoragePool, row: Row) -> None:
+    raise Invalid(
+        f"the directory is that of storage pool {quoted(str(row['name']))}, {row['id']}",
+        field="ceph_address",
+        hint="choose another directory",
+    )
+
+
+STORAGE_POOLS: Final = Table(
+    kind="storage_pool",
+    title="storage pool",
+    struct=StoragePool,
+    list_ids=Statement("SELECT id FROM storage_pool ORDER BY id"),
+    list_children_ids=lambda region_id: Statement(
+        "SELECT id FROM storage_pool WHERE region_id = ? ORDER BY id", (region_id,)
+    ),
+    find_named=lambda _, name: Statement("SELECT id FROM storage_pool WHERE name = ?", (name,)),
+    read=lambda pool_id: Statement(
+        "SELECT id, name, description, pool, ceph_address, ceph_port, ceph_secret_uuid, price,"
+        " currency, generation, (SELECT json_group_array(agent_id) FROM"
+        " (SELECT agent_id FROM storage_pool_agent"
+        " WHERE storage_pool_id = storage_pool.id ORDER BY position)) AS agents"
+        " FROM storage_pool WHERE id = ?",
+        (pool_id,),
+    ),
+    decode=_decode,
+    guard=lambda pool_id, generation: Statement(
+        "SELECT EXISTS (SELECT 1 FROM storage_pool WHERE id = ? AND generation = ?)",
+        (pool_id, generation),
+    ),
+    check=check_storage_pool,
+    check_change=check_storage_pool_change,
+    insert=_insert,
+    update=_update,
+    delete=lambda pool_id: [Statement("DELETE FROM storage_pool WHERE id = ?", (pool_id,))],
+    set_default=lambda region_id, pool_id: [
+        Statement(
+            "UPDATE storage_pool SET is_default = 0 WHERE region_id = ? AND is_default = 1"
+            " AND EXISTS"
+            " (SELECT 1 FROM storage_pool AS next WHERE next.id = ? AND next.region_id = ?)",
+            (region_id, pool_id, region_id),
+        ),
+        Statement(
+            "UPDATE storage_pool SET is_default = 1 WHERE id = ? AND region_id = ?",
+            (pool_id, region_id),
+        ),
+    ],
+    children=(
+        Children(
+            "templates",
+            lambda pool_id: Statement(
+                "SELECT COUNT(*) AS children FROM template WHERE storage_pool_id = ?", (pool_id,)
+            ),
+        ),
+        Children(
+            "volumes",
+            lambda pool_id: Statement(
+                "SELECT COUNT(*) AS children FROM volume WHERE storage_pool_id = ?", (pool_id,)
+            ),
+        ),
+    ),
+    rules=(
+        Rule(_bad_agents, lambda _, row: refuse_agent(row, NodeAgentType.KAKTUS)),
+        Rule(_pools_in_the_same_directory, _refuse_same_directory),
+    ),
+)

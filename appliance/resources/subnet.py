@@ -18,7 +18,9 @@ from appliance.resources.ipv4 import (
     parse_network,
     parse_range,
 )
-from appliance.resources.names import check_count, check_name, check_text
+from appliance.resources.names import check_count, check_name, check_text, quoted
+from appliance.resources.table import Children, Rule, Table
+from appliance.store.base import Row, Statement
 
 MAX_RANGES: Final = 256
 MAX_ROUTES: Final = 256
@@ -83,8 +85,10 @@ class Subnet(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     ] = UNSET
 
 
-def check_subnet(subnet: Subnet, *, private: bool, zones: int) -> None:
+def check_subnet(subnet: Subnet, *, private: bool | None = None, zones: int = 0) -> None:
     """Accept a subnet on a virtual network that is private or not, in a region of so many zones.
+
+    Left out, both are not looked at.
 
     Raises:
         Invalid: a field breaks a rule.
@@ -109,7 +113,7 @@ def check_subnet(subnet: Subnet, *, private: bool, zones: int) -> None:
     _check_gateway_pool(gateways, network, gateway, zones)
 
 
-def _check_network(network: Network, *, private: bool) -> None:
+def _check_network(network: Network, *, private: bool | None) -> None:
     if not MIN_PREFIX_LENGTH <= network.prefix_length <= MAX_PREFIX_LENGTH:
         raise Invalid(
             f"cidr {network} has a prefix length of {network.prefix_length}; "
@@ -118,18 +122,26 @@ def _check_network(network: Network, *, private: bool) -> None:
         )
     if any(network.overlaps(special) for special in _NEVER):
         raise Invalid(f"cidr {network} has addresses that no machine can have", field="cidr")
-    if private and not any(network.within(range_) for range_ in _PRIVATE):
+    if private is True and not _is_private(network):
         raise Invalid(
             f"cidr {network} is not private, its virtual network is",
             field="cidr",
             hint="use a part of 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16",
         )
-    if not private and any(network.overlaps(range_) for range_ in _PRIVATE):
+    if private is False and not _is_public(network):
         raise Invalid(
             f"cidr {network} is private, its virtual network is not",
             field="cidr",
             hint="use public addresses, or a private virtual network",
         )
+
+
+def _is_private(network: Network) -> bool:
+    return any(network.within(range_) for range_ in _PRIVATE)
+
+
+def _is_public(network: Network) -> bool:
+    return not any(network.overlaps(range_) for range_ in _PRIVATE)
 
 
 def _parse_ranges(ranges: Sequence[IpRange], field: str, network: Network) -> list[Range]:
@@ -171,3 +183,231 @@ def _check_gateway_pool(
             field="gw_pool",
             hint="a gateway in each zone needs one",
         )
+
+
+def _as_ranges(text: str) -> list[dict[str, str]]:
+    return [
+        {"first": format_address(first), "last": format_address(last)}
+        for first, last in msgspec.json.decode(text, type=list[tuple[int, int]])
+    ]
+
+
+def _decode(row: Row) -> Subnet:
+    fields = row | {
+        "extra_routes": msgspec.json.decode(str(row["extra_routes"])),
+        "reserved": _as_ranges(str(row["reserved"])),
+        "gw_pool": _as_ranges(str(row["gw_pool"])),
+    }
+    return msgspec.convert(fields, Subnet)
+
+
+def _insert_ranges(subnet_id: str, subnet: Subnet) -> Statement:
+    rows = [
+        (purpose, position, *parse_range(item.first, item.last, purpose))
+        for purpose, ranges in (("reserved", subnet.reserved), ("gw_pool", subnet.gw_pool))
+        for position, item in enumerate(given(ranges, []))
+    ]
+    return Statement(
+        "INSERT INTO subnet_range (subnet_id, purpose, position, first, last)"
+        " SELECT ?, value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?)",
+        (subnet_id, msgspec.json.encode(rows).decode()),
+    )
+
+
+def _insert(subnet_id: str, vnet_id: str, subnet: Subnet, now_ms: int) -> Sequence[Statement]:
+    network = parse_network(subnet.cidr, "cidr")
+    return [
+        # The first of a virtual network becomes its default.
+        Statement(
+            "INSERT INTO subnet (id, vnet_id, name, description, cidr, gateway, dns, extra_routes,"
+            " application, prefix_length, first_usable, last_usable, gateway_address, is_default,"
+            " created_at_ms, updated_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,"
+            " NOT EXISTS (SELECT 1 FROM subnet WHERE vnet_id = ? AND is_default = 1), ?, ?)",
+            (
+                subnet_id,
+                vnet_id,
+                subnet.name,
+                given(subnet.description, ""),
+                subnet.cidr,
+                subnet.gateway,
+                given(subnet.dns, ""),
+                msgspec.json.encode(given(subnet.extra_routes, [])).decode(),
+                given(subnet.application, Application.USER).value,
+                network.prefix_length,
+                network.first + 1,
+                network.last - 1,
+                parse_address(subnet.gateway, "gateway"),
+                vnet_id,
+                now_ms,
+                now_ms,
+            ),
+        ),
+        _insert_ranges(subnet_id, subnet),
+    ]
+
+
+def _update(subnet_id: str, subnet: Subnet, now_ms: int) -> Sequence[Statement]:
+    network = parse_network(subnet.cidr, "cidr")
+    return [
+        Statement(
+            "UPDATE subnet SET name = ?, description = ?, cidr = ?, gateway = ?, dns = ?,"
+            " extra_routes = ?, application = ?, prefix_length = ?, first_usable = ?,"
+            " last_usable = ?, gateway_address = ?, generation = generation + 1, updated_at_ms = ?"
+            " WHERE id = ?",
+            (
+                subnet.name,
+                given(subnet.description, ""),
+                subnet.cidr,
+                subnet.gateway,
+                given(subnet.dns, ""),
+                msgspec.json.encode(given(subnet.extra_routes, [])).decode(),
+                given(subnet.application, Application.USER).value,
+                network.prefix_length,
+                network.first + 1,
+                network.last - 1,
+                parse_address(subnet.gateway, "gateway"),
+                now_ms,
+                subnet_id,
+            ),
+        ),
+        Statement("DELETE FROM subnet_range WHERE subnet_id = ?", (subnet_id,)),
+        _insert_ranges(subnet_id, subnet),
+    ]
+
+
+# Rules that need other rows. The virtual network of an update is the stored one.
+
+
+def _vnet_of_the_other_side(subnet_id: str, vnet_id: str, subnet: Subnet) -> Statement:
+    network = parse_network(subnet.cidr, "cidr")
+    return Statement(
+        "SELECT vnet.private FROM vnet"
+        " WHERE vnet.id = coalesce((SELECT vnet_id FROM subnet WHERE id = ?), ?)"
+        " AND CASE vnet.private WHEN 1 THEN NOT ? ELSE NOT ? END",
+        (subnet_id, vnet_id, int(_is_private(network)), int(_is_public(network))),
+    )
+
+
+def _more_zones_than_gateways(subnet_id: str, vnet_id: str, subnet: Subnet) -> Statement:
+    """Select the zones if they are more; a pool that a new zone outgrew may stay as it is."""
+    size = sum(
+        parse_range(item.first, item.last, "gw_pool").size for item in given(subnet.gw_pool, [])
+    )
+    return Statement(
+        "SELECT zones FROM (SELECT COUNT(*) AS zones FROM zone"
+        " JOIN vnet ON vnet.region_id = zone.region_id"
+        " WHERE vnet.id = coalesce((SELECT vnet_id FROM subnet WHERE id = ?), ?))"
+        " WHERE ? BETWEEN 1 AND zones - 1 AND ? IS NOT (SELECT SUM(last - first + 1)"
+        " FROM subnet_range WHERE subnet_id = ? AND purpose = 'gw_pool')",
+        (subnet_id, vnet_id, size, size, subnet_id),
+    )
+
+
+def _overlapping_subnets(subnet_id: str, vnet_id: str, subnet: Subnet) -> Statement:
+    network = parse_network(subnet.cidr, "cidr")
+    return Statement(
+        "SELECT other.id, other.name, other.cidr FROM subnet AS other"
+        " JOIN vnet ON vnet.id = other.vnet_id WHERE vnet.region_id ="
+        " (SELECT region_id FROM vnet"
+        " WHERE id = coalesce((SELECT vnet_id FROM subnet WHERE id = ?), ?))"
+        " AND other.id <> ? AND other.first_usable <= ? AND other.last_usable >= ?"
+        " ORDER BY other.id",
+        (subnet_id, vnet_id, subnet_id, network.last, network.first),
+    )
+
+
+def _refuse_overlap(subnet: Subnet, row: Row) -> None:
+    # One pair of routers serves a region, and to a router an address is in one place.
+    raise Invalid(
+        f"cidr {subnet.cidr} overlaps {row['cidr']} of subnet {quoted(str(row['name']))},"
+        f" {row['id']}, in the same region",
+        field="cidr",
+        hint="choose other addresses, or remove that subnet first",
+    )
+
+
+def _adapters_left_outside(subnet_id: str, _: str, subnet: Subnet) -> Statement:
+    network = parse_network(subnet.cidr, "cidr")
+    return Statement(
+        "SELECT adapter_id, address FROM adapter_address"
+        " WHERE subnet_id = ? AND address NOT BETWEEN ? AND ? ORDER BY address",
+        (subnet_id, network.first, network.last),
+    )
+
+
+def _refuse_outside(subnet: Subnet, row: Row) -> None:
+    raise Invalid(
+        f"cidr {subnet.cidr} leaves out {format_address(int(row['address'] or 0))}"
+        f" of adapter {row['adapter_id']}",
+        field="cidr",
+        hint="give the adapter another address first",
+    )
+
+
+SUBNETS: Final = Table(
+    kind="subnet",
+    title="subnet",
+    struct=Subnet,
+    list_ids=Statement("SELECT id FROM subnet ORDER BY id"),
+    list_children_ids=lambda vnet_id: Statement(
+        "SELECT id FROM subnet WHERE vnet_id = ? ORDER BY id", (vnet_id,)
+    ),
+    find_named=lambda _, name: Statement("SELECT id FROM subnet WHERE name = ?", (name,)),
+    read=lambda subnet_id: Statement(
+        "SELECT id, name, description, cidr, gateway, dns, extra_routes, application, generation,"
+        " (SELECT json_group_array(json_array(first, last)) FROM"
+        " (SELECT first, last FROM subnet_range"
+        " WHERE subnet_id = subnet.id AND purpose = 'reserved' ORDER BY position)) AS reserved,"
+        " (SELECT json_group_array(json_array(first, last)) FROM"
+        " (SELECT first, last FROM subnet_range"
+        " WHERE subnet_id = subnet.id AND purpose = 'gw_pool' ORDER BY position)) AS gw_pool"
+        " FROM subnet WHERE id = ?",
+        (subnet_id,),
+    ),
+    decode=_decode,
+    guard=lambda subnet_id, generation: Statement(
+        "SELECT EXISTS (SELECT 1 FROM subnet WHERE id = ? AND generation = ?)",
+        (subnet_id, generation),
+    ),
+    check=check_subnet,
+    insert=_insert,
+    update=_update,
+    delete=lambda subnet_id: [Statement("DELETE FROM subnet WHERE id = ?", (subnet_id,))],
+    set_default=lambda vnet_id, subnet_id: [
+        Statement(
+            "UPDATE subnet SET is_default = 0 WHERE vnet_id = ? AND is_default = 1"
+            " AND EXISTS (SELECT 1 FROM subnet AS next WHERE next.id = ? AND next.vnet_id = ?)",
+            (vnet_id, subnet_id, vnet_id),
+        ),
+        Statement(
+            "UPDATE subnet SET is_default = 1 WHERE id = ? AND vnet_id = ?", (subnet_id, vnet_id)
+        ),
+    ],
+    children=(
+        Children(
+            "adapters",
+            lambda subnet_id: Statement(
+                "SELECT COUNT(*) AS children FROM adapter WHERE subnet_id = ?", (subnet_id,)
+            ),
+        ),
+        Children(
+            "projects",
+            lambda subnet_id: Statement(
+                "SELECT COUNT(*) AS children FROM project_region WHERE subnet_id = ?",
+                (subnet_id,),
+            ),
+        ),
+    ),
+    rules=(
+        Rule(
+            _vnet_of_the_other_side,
+            lambda subnet, row: check_subnet(subnet, private=bool(row["private"])),
+        ),
+        Rule(
+            _more_zones_than_gateways,
+            lambda subnet, row: check_subnet(subnet, zones=int(row["zones"] or 0)),
+        ),
+        Rule(_overlapping_subnets, _refuse_overlap),
+        Rule(_adapters_left_outside, _refuse_outside),
+    ),
+)

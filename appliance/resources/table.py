@@ -6,7 +6,7 @@ kind through these declarations, so that Struct and SQL cannot drift apart.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import msgspec
 
@@ -24,15 +24,19 @@ class Children:
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
-    """A field with ids of other objects: `missing` selects those that do not exist, as `id`.
+class Rule(Generic[S]):
+    """A rule that needs other rows: `offenders` selects those by which the object breaks it.
 
-    A foreign key refuses them; this query only explains which one it was.
+    The query guards the batch of the change itself, so nothing can come in between; it runs a
+    second time only to explain a refusal.
+
+    Attributes:
+        offenders: id, parent's id (or "" in an update), the whole object wanted.
+        refuse: the object wanted, the first offender; raises Invalid.
     """
 
-    field: str
-    missing: Callable[[str], Statement]  # takes the ids as a JSON array
-    ids: Callable[[Any], Sequence[str]]  # Any: the Struct of the table that declares it
+    offenders: Callable[[str, str, S], Statement]
+    refuse: Callable[[S, Row], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +53,9 @@ class Table(Generic[S]):
         insert: id, parent's id (or ""), the object with defaults, now in ms.
         update: id, the whole object wanted, now in ms; raises `generation` by one.
         delete: removes the object and the rows that only describe it.
+        set_default: parent's id and id; the last statement changes one row, or none when the one is
+            not the other's parent. None for a kind of which no parent has a default.
+        check, check_change: rules about the object alone; `rules` are about others too.
     """
 
     kind: str
@@ -65,8 +72,18 @@ class Table(Generic[S]):
     insert: Callable[[str, str, S, int], Sequence[Statement]]
     update: Callable[[str, S, int], Sequence[Statement]]
     delete: Callable[[str], Sequence[Statement]]
+    set_default: Callable[[str, str], Sequence[Statement]] | None = None
     children: tuple[Children, ...] = ()
-    references: tuple[Reference, ...] = ()
+    rules: tuple[Rule[S], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part(Generic[S]):
+    """What else the row of an object tells: read by its id, never written by a request."""
+
+    struct: type[S]
+    read: Callable[[str], Statement]
+    decode: Callable[[Row], S]
 
 
 def flat(struct: type[S]) -> Callable[[Row], S]:

@@ -33,6 +33,7 @@ from appliance.rpc.hub import Hub
 from appliance.services.agents import Agents
 from appliance.services.alarms import Alarms
 from appliance.services.authority import Authority
+from appliance.services.catalog import Catalog
 from appliance.services.cluster import ensure_cluster
 from appliance.services.key_files import KeyFiles
 from appliance.services.keyring import Keyring
@@ -160,6 +161,7 @@ async def open_kahuna(
             agents=agents,
             alarms=alarms,
             authority=authority,
+            catalog=Catalog(store, clock),
             settings=Settings(store, secrets, clock),
             master_key=master_key,
             rotation=rotation,

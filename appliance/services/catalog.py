@@ -1,24 +1,29 @@
 """Create, read, change and delete objects that are rows and nothing else.
 
 One implementation for every such kind: what is peculiar to a kind is in its `Table`. Each change is
-one batch. Constraints decide, and what they refuse is explained afterwards.
+one batch. Constraints and guards decide, and what they refuse is explained afterwards.
 """
 
+import re
+from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
 import msgspec
 
 from appliance.core.clock import Clock
 from appliance.core.errors import Conflict, Invalid, NotFound, Stale, Unavailable
-from appliance.core.ids import new_id
+from appliance.core.ids import ID_PATTERN, new_id
 from appliance.resources.fields import merged, with_defaults
 from appliance.resources.names import quoted
-from appliance.resources.table import GENERATION, Table
-from appliance.store.base import Consistency, Row, Store, guard
+from appliance.resources.table import GENERATION, Part, Table
+from appliance.store.base import Consistency, Row, Statement, Store, guard, guard_none
 
 S = TypeVar("S", bound=msgspec.Struct)
-AnyTable = Table[Any]  # where the Struct of a parent or a child does not matter
+# Where the Struct does not matter.
+AnyTable = Table[Any]
+AnyPart = Part[Any]
 _TRIES: Final = 16  # of one change that others overtake
+_ID: Final = re.compile(ID_PATTERN)
 
 
 class Catalog:
@@ -30,16 +35,15 @@ class Catalog:
         """Return all visible ids in order of creation."""
         return _ids(await self._store.query(table.list_ids))
 
-    async def list_children_ids(
-        self, table: AnyTable, parent: AnyTable, parent_id: str
+    async def list_below(
+        self, below: Callable[[str], Statement], parent: AnyTable, parent_id: str
     ) -> list[str]:
-        """Return the ids under one parent.
+        """Return the ids that `below` selects for one parent.
 
         Raises:
             NotFound: the parent does not exist.
         """
-        assert table.list_children_ids is not None
-        ids = _ids(await self._store.query(table.list_children_ids(parent_id)))
+        ids = _ids(await self._store.query(below(parent_id))) if _is_id(parent_id) else []
         if not ids:
             await self.require(parent, parent_id)
         return ids
@@ -52,6 +56,17 @@ class Catalog:
         """
         found, _ = await self._read(table, object_id, Consistency.WEAK)
         return found
+
+    async def get_part(self, table: AnyTable, part: Part[S], object_id: str) -> S:
+        """Return something else that the row of an object tells.
+
+        Raises:
+            NotFound: the object does not exist.
+        """
+        rows = await self._store.query(part.read(object_id)) if _is_id(object_id) else []
+        if not rows:
+            raise _missing(table, object_id)
+        return part.decode(rows[0])
 
     async def require(self, table: AnyTable, object_id: str) -> None:
         """Raise NotFound unless the object exists."""
@@ -72,19 +87,24 @@ class Catalog:
         wanted = with_defaults(sent)
         table.check(wanted)
         object_id = new_id()
-        try:
-            await self._store.batch(
-                table.insert(object_id, parent_id, wanted, self._clock.now_ms())
-            )
-        except Conflict as conflict:
-            await self._explain_references(table, wanted, conflict)
-            if conflict.context.get("constraint") == "foreign_key" and parent is not None:
-                await self.require(parent, parent_id)
-            raise await self._taken(table, parent_id, wanted, conflict) from conflict
-        return await self.get(table, object_id)
+        for _ in range(_TRIES):
+            insert = table.insert(object_id, parent_id, wanted, self._clock.now_ms())
+            try:
+                await self._store.batch([*_ruled(table, object_id, parent_id, wanted), *insert])
+            except Stale:
+                await self._refuse_offenders(table, object_id, parent_id, wanted)
+            except Conflict as conflict:
+                if parent is not None:
+                    await self.require(parent, parent_id)  # it may have gone meanwhile
+                raise await self._taken(table, parent_id, wanted, conflict) from conflict
+            else:
+                return await self.get(table, object_id)
+        raise Unavailable(f"what {table.title} {object_id} depends on is being changed by many")
 
     async def update(self, table: Table[S], object_id: str, sent: S) -> S:
         """Replace what was sent, keep the rest, and return the object.
+
+        An update without a difference writes nothing, so it always succeeds.
 
         Raises:
             NotFound: it does not exist.
@@ -93,20 +113,41 @@ class Catalog:
         for _ in range(_TRIES):
             stored, generation = await self._read(table, object_id, Consistency.LINEARIZABLE)
             wanted = merged(stored, sent)
+            if wanted == stored:
+                return stored
             table.check(wanted)
             table.check_change(stored, wanted)
-            unchanged, end = guard(table.guard(object_id, generation))
-            change = table.update(object_id, wanted, self._clock.now_ms())
+            unchanged = guard(table.guard(object_id, generation))
+            update = table.update(object_id, wanted, self._clock.now_ms())
             try:
-                await self._store.batch([unchanged, *change, end])
+                await self._store.batch(
+                    [*unchanged, *_ruled(table, object_id, "", wanted), *update]
+                )
             except Stale:
-                continue
+                await self._refuse_offenders(table, object_id, "", wanted)
             except Conflict as conflict:
-                await self._explain_references(table, wanted, conflict)
                 taken = await self._taken(table, "", wanted, conflict)
                 raise Invalid(taken.detail, field="name") from conflict
-            return await self.get(table, object_id)
+            else:
+                return await self.get(table, object_id)
         raise Unavailable(f"{table.title} {object_id} is being changed by many at once")
+
+    async def set_default(
+        self, table: AnyTable, object_id: str, parent: AnyTable, parent_id: str
+    ) -> None:
+        """Make an object the default of its parent, instead of the one before.
+
+        Raises:
+            NotFound: the parent does not exist, or has no such object.
+        """
+        assert table.set_default is not None
+        await self.require(parent, parent_id)
+        await self.require(table, object_id)
+        *_, changed = await self._store.batch(table.set_default(parent_id, object_id))
+        if not changed:
+            raise NotFound(
+                f"{table.title} {object_id} does not belong to {parent.title} {parent_id}"
+            )
 
     async def delete(self, table: AnyTable, object_id: str) -> None:
         """Remove an object.
@@ -126,7 +167,10 @@ class Catalog:
     async def _read(
         self, table: Table[S], object_id: str, consistency: Consistency
     ) -> tuple[S, int]:
-        rows = await self._store.query(table.read(object_id), consistency)
+        # Ids are opaque: any other text, a name too, is the id of nothing.
+        rows = (
+            await self._store.query(table.read(object_id), consistency) if _is_id(object_id) else []
+        )
         if not rows:
             raise _missing(table, object_id)
         generation = rows[0].pop(GENERATION)
@@ -150,19 +194,16 @@ class Catalog:
             id=taken_by,
         )
 
-    async def _explain_references(self, table: Table[S], wanted: S, conflict: Conflict) -> None:
-        if conflict.context.get("constraint") != "foreign_key":
-            return
-        for reference in table.references:
+    async def _refuse_offenders(
+        self, table: Table[S], object_id: str, parent_id: str, wanted: S
+    ) -> None:
+        """Refuse what breaks a rule of its table; the rules may hold again by now."""
+        for rule in table.rules:
             rows = await self._store.query(
-                reference.missing(msgspec.json.encode(reference.ids(wanted)).decode()),
-                Consistency.LINEARIZABLE,
+                rule.offenders(object_id, parent_id, wanted), Consistency.LINEARIZABLE
             )
-            if missing := _ids(rows):
-                raise Invalid(
-                    f"{reference.field} names {quoted(missing[0])}, which does not exist",
-                    field=reference.field,
-                ) from conflict
+            if rows:
+                rule.refuse(wanted, rows[0])
 
     async def _in_use(self, table: AnyTable, object_id: str) -> Conflict:
         left: list[str] = []
@@ -174,6 +215,16 @@ class Catalog:
             f"{table.title} {object_id} is in use by {', '.join(left) or 'others'}",
             hint="remove those first",
         )
+
+
+def _ruled(table: Table[S], object_id: str, parent_id: str, wanted: S) -> Iterator[Statement]:
+    """Return what lets a batch apply only while no rule of the table is broken."""
+    for rule in table.rules:
+        yield from guard_none(rule.offenders(object_id, parent_id, wanted))
+
+
+def _is_id(text: str) -> bool:
+    return _ID.fullmatch(text) is not None
 
 
 def _ids(rows: list[Row]) -> list[str]:

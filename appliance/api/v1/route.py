@@ -11,16 +11,15 @@ from typing import Any, Final, Literal
 
 import msgspec
 from litestar import MediaType, Response
-from litestar.exceptions import HTTPException
+from litestar.di import NamedDependency
 from litestar.handlers import HTTPRouteHandler
 
 from appliance.api.guards import Allow, allow
 from appliance.api.problems import Malformed
-from appliance.api.requests import ApiRequest
+from appliance.api.requests import ApiRequest, decode_json
 from appliance.api.services import Services
 from appliance.core.errors import Conflict, Invalid
 from appliance.model.principal import Principal
-from appliance.resources.fields import missing_field
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 QueryValue = str | int | bool | None
@@ -60,6 +59,9 @@ class Call:
         return self.query[name] is True
 
 
+_PARAMETER: Final = re.compile(r"{(\w+)}")
+ROUTE: Final = "route"  # where a handler's `opt` keeps it
+
 Handler = Callable[[Call], Awaitable[object]]
 
 
@@ -84,6 +86,10 @@ class Route:
     query: tuple[Query, ...] = ()
 
     @property
+    def path_parameters(self) -> list[str]:
+        return _PARAMETER.findall(self.path)
+
+    @property
     def status(self) -> int:
         return 201 if self.method == "POST" else 200
 
@@ -92,7 +98,9 @@ def handler_of(route: Route) -> HTTPRouteHandler:
     """Return the Litestar handler that serves the route."""
 
     async def handle(
-        request: ApiRequest, services: Services, principal: Principal
+        request: ApiRequest,
+        services: NamedDependency[Services],
+        principal: NamedDependency[Principal],
     ) -> Response[bytes]:
         body = await _decode(request, route.body) if route.body else None
         query = {query.name: _parse(route, query, request) for query in route.query}
@@ -113,7 +121,7 @@ def handler_of(route: Route) -> HTTPRouteHandler:
         status_code=route.status,
         operation_id=route.operation_id,
         tags=route.tags,
-        opt=allow(route.who),
+        opt={**allow(route.who), ROUTE: route},
     )(handle)
 
 
@@ -125,20 +133,13 @@ async def _decode(request: ApiRequest, kind: type[msgspec.Struct]) -> msgspec.St
     """Decode the body.
 
     Raises:
-        Malformed: it is not JSON of this shape: 400.
-        Invalid: a required field is missing: 422.
+        Malformed: it is not JSON of this shape, or says that it is something else.
+        Invalid: a required field is missing.
     """
     content = await request.body()
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() not in _NO_TYPE:
-        raise HTTPException(status_code=415, detail="send the body as application/json")
-    try:
-        return msgspec.json.decode(content, type=kind)
-    except msgspec.ValidationError as error:
-        if (missing := missing_field(kind, msgspec.json.decode(content))) is not None:
-            raise Invalid(f"the required field {missing} is missing", field=missing) from error
-        raise Malformed(str(error)) from error
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise Malformed(f"the body is not JSON: {error}") from error
+        raise Malformed("the body is not of type application/json")
+    return decode_json(content, kind)
 
 
 def _parse(route: Route, query: Query, request: ApiRequest) -> QueryValue:

@@ -1,12 +1,17 @@
-"""The routes of plain kinds: list, create, read, update, delete.
+"""The routes of plain kinds: list, create, read, update, delete, make the default.
 
 They differ in nothing but the table of the kind, their place and who may call them. `tags` are
 words with blanks between; the last id in the path is that of the object or of its parent.
 """
 
+from collections.abc import Callable
+
 from appliance.api.guards import Allow
 from appliance.api.v1.route import Call, Route
-from appliance.services.catalog import AnyTable
+from appliance.services.catalog import AnyPart, AnyTable
+from appliance.store.base import Statement
+
+Below = Callable[[str], Statement]  # selects ids by the id of their parent
 
 
 def list_all(table: AnyTable, path: str, operation_id: str, tags: str, *, who: Allow) -> Route:
@@ -25,10 +30,19 @@ def list_all(table: AnyTable, path: str, operation_id: str, tags: str, *, who: A
 
 
 def list_below(
-    table: AnyTable, parent: AnyTable, path: str, operation_id: str, tags: str, *, who: Allow
+    below: Below | None,
+    parent: AnyTable,
+    path: str,
+    operation_id: str,
+    tags: str,
+    *,
+    who: Allow,
 ) -> Route:
+    """Route the list of what `below` selects for one parent: often `TABLE.list_children_ids`."""
+    assert below is not None
+
     async def call(call: Call) -> list[str]:
-        return await call.services.catalog.list_children_ids(table, parent, call.last_id)
+        return await call.services.catalog.list_below(below, parent, call.last_id)
 
     return Route(
         method="GET",
@@ -81,6 +95,23 @@ def read(table: AnyTable, path: str, operation_id: str, tags: str, *, who: Allow
     )
 
 
+def read_part(
+    table: AnyTable, part: AnyPart, path: str, operation_id: str, tags: str, *, who: Allow
+) -> Route:
+    async def call(call: Call) -> object:
+        return await call.services.catalog.get_part(table, part, call.last_id)
+
+    return Route(
+        method="GET",
+        path=path,
+        operation_id=operation_id,
+        tags=tuple(tags.split()),
+        who=who,
+        call=call,
+        answer=part.struct,
+    )
+
+
 def update(table: AnyTable, path: str, operation_id: str, tags: str, *, who: Allow) -> Route:
     async def call(call: Call) -> object:
         return await call.services.catalog.update(table, call.last_id, call.body)
@@ -103,6 +134,23 @@ def delete(table: AnyTable, path: str, operation_id: str, tags: str, *, who: All
 
     return Route(
         method="DELETE",
+        path=path,
+        operation_id=operation_id,
+        tags=tuple(tags.split()),
+        who=who,
+        call=call,
+    )
+
+
+def set_default(
+    table: AnyTable, parent: AnyTable, path: str, operation_id: str, tags: str, *, who: Allow
+) -> Route:
+    async def call(call: Call) -> None:
+        parent_id, object_id = call.path.values()
+        await call.services.catalog.set_default(table, object_id, parent, parent_id)
+
+    return Route(
+        method="PATCH",
         path=path,
         operation_id=operation_id,
         tags=tuple(tags.split()),

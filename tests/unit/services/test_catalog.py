@@ -11,6 +11,7 @@ from appliance.core.ids import new_id
 from appliance.resources.region import REGIONS, Region
 from appliance.resources.zone import ZONES, Zone
 from appliance.services.catalog import Catalog
+from appliance.store.base import Statement
 from appliance.store.sqlite import SqliteStore
 
 
@@ -20,6 +21,11 @@ async def catalog(tmp_path: Path) -> AsyncGenerator[Catalog]:
     store = await SqliteStore.open(tmp_path / "state.db", clock=clock)
     yield Catalog(store, clock)
     await store.close()
+
+
+def _zones_of(region_id: str) -> Statement:
+    assert ZONES.list_children_ids is not None
+    return ZONES.list_children_ids(region_id)
 
 
 async def _region(catalog: Catalog, name: str = "eu-west") -> str:
@@ -86,7 +92,7 @@ async def test_concurrent_updates_of_different_fields_lose_nothing(catalog: Cata
 async def test_children_keep_their_parent(catalog: Catalog) -> None:
     region_id = await _region(catalog)
     zone = await catalog.create(ZONES, Zone(name="a"), REGIONS, region_id)
-    assert await catalog.list_children_ids(ZONES, REGIONS, region_id) == [zone.id]
+    assert await catalog.list_below(_zones_of, REGIONS, region_id) == [zone.id]
     with pytest.raises(Conflict, match=r"by zones \(1\)"):
         await catalog.delete(REGIONS, region_id)
     assert isinstance(zone.id, str)
@@ -100,7 +106,7 @@ async def test_a_child_of_nobody_is_not_found(catalog: Catalog) -> None:
     with pytest.raises(NotFound, match="region"):
         await catalog.create(ZONES, Zone(name="a"), REGIONS, new_id())
     with pytest.raises(NotFound, match="region"):
-        await catalog.list_children_ids(ZONES, REGIONS, new_id())
+        await catalog.list_below(_zones_of, REGIONS, new_id())
 
 
 async def test_of_many_creating_one_name_exactly_one_wins(catalog: Catalog) -> None:
