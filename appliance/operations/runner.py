@@ -163,7 +163,7 @@ class Runner:
         elif self._may_claim(row, unchanged_s, elapsed_ms):
             self._spawn(row.id, self._claim(row, elapsed_ms))
         elif row.claimed_by is None and unchanged_s >= self._settings.claim_s:
-            self._spawn(row.id, self._charge(row, elapsed_ms))
+            self._spawn(row.id, self._charge(row, elapsed_ms, self._clock.monotonic()))
 
     def _may_claim(self, row: Unfinished, unchanged_s: float, elapsed_ms: int) -> bool:
         if row.claimed_by is not None:
@@ -196,8 +196,10 @@ class Runner:
         _log.info("operation_claimed", operation=row.id, before=row.claimed_by)
         self._start(Claim(self._equipment, row.id, row.claim + 1, elapsed_ms=elapsed_ms))
 
-    async def _charge(self, row: Unfinished, elapsed_ms: int) -> None:
+    async def _charge(self, row: Unfinished, elapsed_ms: int, now: float) -> None:
+        """Make the time that was waited durable; from `now` on it counts anew."""
         await self._store.batch([sql.count_waiting(row, elapsed_ms)])
+        self._sights[row.id] = _Sight((row.claim, row.beat + 1), now)
 
     # --- showing life
 

@@ -224,6 +224,11 @@ class Lab:
         await self.drive.until(task.done)
         return await task
 
+    async def let_pass(self, seconds: float) -> None:
+        """Let time pass, with all that it brings about."""
+        end = self.clock.monotonic() + seconds
+        await self.drive.until(lambda: self.clock.monotonic() >= end)
+
     async def run(self, engine: Engine, submission: Submission[Arguments]) -> Operation:
         operation_id = await self.do(engine.submit(submission))
         return await self.do(engine.wait(operation_id, 1e6))

@@ -1,0 +1,400 @@
+"""Who works on an operation: claims, takeovers, releases, and waiting for an agent."""
+
+import asyncio
+
+import pytest
+from structlog.testing import capture_logs
+
+from appliance.core.errors import (
+    DeadlineExceeded,
+    KowabungaError,
+    NotFound,
+    Unavailable,
+)
+from appliance.operations.equipment import EngineSettings
+from appliance.operations.operation import State
+from appliance.operations.step import OnFailure, OperationKind, Step, StepContext
+from appliance.store.base import Statement
+from tests.unit.operations.lab import (
+    AGENT,
+    OTHER_AGENT,
+    Agents,
+    Arguments,
+    Fault,
+    Lab,
+    Note,
+    a_submission,
+    is_in,
+    kind_of,
+    nothing,
+    poke,
+)
+
+
+class Gate:
+    """A step that waits to be let through; each try by whichever engine is counted."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.entered = 0
+        self.cancelled = 0
+
+    async def do(self, _: StepContext[Arguments]) -> None:
+        self.entered += 1
+        try:
+            await self.open.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+    def kind(self, on_failure: OnFailure = OnFailure.UNDO) -> OperationKind[Arguments]:
+        return kind_of(Step("gate", self.do), on_failure=on_failure, budget_s=3600)
+
+
+async def _begun(lab: Lab, gate: Gate, times: int = 1) -> None:
+    await lab.drive.until(lambda: gate.entered == times, time_passes=False)
+
+
+async def test_the_accepting_engine_claims_its_operation_in_the_same_batch(lab: Lab) -> None:
+    gate = Gate()
+    kind = gate.kind()
+    engine = await lab.engine(kind)
+    lab.store.batches.clear()
+    operation = await lab.do(engine.get(await lab.do(engine.submit(a_submission(kind)))))
+    assert operation.claimed_by == engine.engine_id
+    assert len(lab.store.batches) == 1
+
+
+async def test_a_claim_whose_owner_lives_is_never_taken_over(lab: Lab) -> None:
+    gate = Gate()
+    kind = gate.kind()
+    owner = await lab.engine(kind)
+    other = await lab.engine(kind)
+    operation_id = await lab.do(owner.submit(a_submission(kind)))
+    await lab.let_pass(120)
+    assert (await lab.do(other.get(operation_id))).claimed_by == owner.engine_id
+    assert gate.entered == 1
+
+
+async def test_a_claim_that_shows_no_life_is_taken_over_after_its_period(lab: Lab) -> None:
+    gate = Gate()
+    kind = gate.kind()
+    dead = await lab.engine(kind)
+    operation_id = await lab.do(dead.submit(a_submission(kind)))
+    await lab.kill(dead)
+    died = lab.clock.monotonic()
+    other = await lab.engine(kind)
+    await lab.drive.until(lambda: gate.entered == 2)
+    assert 15 <= lab.clock.monotonic() - died <= 17
+    taken = await lab.do(other.get(operation_id))
+    assert taken.claimed_by == other.engine_id
+    assert await lab.value("SELECT fence FROM operation_target") == 2
+    assert int(str(await lab.value("SELECT elapsed_ms FROM operation"))) >= 15_000
+
+
+async def test_an_engine_alone_on_its_store_does_not_wait_for_the_dead(lab: Lab) -> None:
+    gate = Gate()
+    kind = gate.kind()
+    dead = await lab.engine(kind)
+    await lab.do(dead.submit(a_submission(kind)))
+    await lab.kill(dead)
+    await lab.engine(kind, alone=True)
+    await _begun(lab, gate, 2)
+
+
+async def test_a_clean_stop_releases_claims_so_that_a_successor_starts_at_once(lab: Lab) -> None:
+    gate = Gate()
+    kind = gate.kind()
+    first = await lab.engine(kind)
+    operation_id = await lab.do(first.submit(a_submission(kind)))
+    await _begun(lab, gate)
+    await lab.stop(first)
+    assert gate.cancelled == 1
+    other = await lab.engine(kind)
+    await _begun(lab, gate, 2)
+    gate.open.set()
+    assert (await lab.do(other.wait(operation_id, 10))).state is State.DONE
+
+
+@pytest.mark.parametrize("error", [Unavailable("no leader"), KowabungaError("gone")])
+async def test_a_stop_that_cannot_release_says_so(lab: Lab, error: KowabungaError) -> None:
+    engine = await lab.engine(kind_of())
+    lab.store.faults.append(Fault("claimed_by = NULL", error))
+    with capture_logs() as logs:
+        await lab.stop(engine)
+    assert "operation_claims_not_released" in [entry["event"] for entry in logs]
+
+
+async def test_a_worker_that_lost_its_claim_is_stopped_by_the_next_beat(lab: Lab) -> None:
+    gate = Gate()
+    kind = gate.kind()
+    engine = await lab.engine(kind)
+    await lab.do(engine.submit(a_submission(kind)))
+    await _begun(lab, gate)
+    await lab.store.real.batch([Statement("UPDATE operation SET claim = 0, claimed_by = 'other'")])
+    await lab.drive.until(lambda: gate.cancelled == 1)
+    assert gate.entered == 1
+
+
+async def test_a_worker_is_stopped_once_another_claim_is_seen(lab: Lab) -> None:
+    gate = Gate()
+    kind = gate.kind()
+    engine = await lab.engine(kind, settings=EngineSettings(claim_s=3600))
+    await lab.do(engine.submit(a_submission(kind)))
+    await _begun(lab, gate)
+    await lab.store.real.batch(
+        [Statement("UPDATE operation SET claim = claim + 1, claimed_by = 'other'")]
+    )
+    await lab.drive.until(lambda: gate.cancelled == 1)
+    assert gate.entered == 1
+
+
+async def test_a_worker_that_lost_its_claim_writes_nothing(lab: Lab) -> None:
+    gate = Gate()
+    kind = kind_of(Step("gate", gate.do), Step("next", nothing))
+    engine = await lab.engine(kind)
+    operation_id = await lab.do(engine.submit(a_submission(kind)))
+    await _begun(lab, gate)
+    await lab.store.real.batch([Statement("UPDATE operation SET claimed_by = 'other'")])
+    gate.open.set()
+    with capture_logs() as logs:
+        await lab.drive.until(
+            lambda: "operation_claim_lost" in [entry["event"] for entry in logs], time_passes=False
+        )
+    assert (await lab.do(engine.get(operation_id))).steps == ()
+
+
+async def test_two_engines_that_see_a_free_operation_claim_it_once(lab: Lab) -> None:
+    gate = Gate()
+    kind = gate.kind()
+    first = await lab.engine(kind)
+    await lab.do(first.submit(a_submission(kind)))
+    others = [await lab.engine(kind) for _ in range(3)]
+    await _begun(lab, gate)
+    await lab.stop(first)
+    await lab.let_pass(5)
+    assert gate.entered == 2
+    assert await lab.value("SELECT claim FROM operation") == 2
+    assert len(others) == 3
+
+
+async def test_an_engine_leaves_kinds_alone_that_it_does_not_know(lab: Lab) -> None:
+    gate = Gate()
+    kind = gate.kind()
+    newer = await lab.engine(kind)
+    operation_id = await lab.do(newer.submit(a_submission(kind)))
+    await lab.stop(newer)
+    older = await lab.engine()
+    await lab.let_pass(60)
+    operation = await lab.do(older.get(operation_id))
+    assert operation.state is State.RUNNING
+    assert operation.claimed_by is None
+
+
+async def test_a_claim_that_fails_is_tried_again(lab: Lab) -> None:
+    gate = Gate()
+    kind = gate.kind()
+    first = await lab.engine(kind)
+    await lab.do(first.submit(a_submission(kind)))
+    await _begun(lab, gate)
+    await lab.stop(first)
+    lab.store.faults.append(Fault("claim = claim + 1", Unavailable("no leader")))
+    await lab.engine(kind)
+    await lab.drive.until(lambda: gate.entered == 2)
+
+
+async def test_a_submission_whose_answer_was_lost_is_worked_on(lab: Lab) -> None:
+    kind = kind_of(Step("only", nothing))
+    engine = await lab.engine(kind)
+    lab.store.faults.append(
+        Fault("INSERT INTO operation ", DeadlineExceeded("no answer"), after=True)
+    )
+    assert (await lab.run(engine, a_submission(kind))).state is State.DONE
+
+
+async def test_a_submission_of_unknown_outcome_names_its_operation(lab: Lab) -> None:
+    kind = kind_of(Step("only", nothing))
+    engine = await lab.engine(kind)
+    lab.store.faults.append(Fault("INSERT INTO operation ", DeadlineExceeded("no answer")))
+    with pytest.raises(DeadlineExceeded, match="may or may not have begun") as caught:
+        await lab.do(engine.submit(a_submission(kind)))
+    with pytest.raises(NotFound):
+        await lab.do(engine.get(str(caught.value.context["operation"])))
+
+
+async def test_nothing_is_accepted_while_the_engine_does_not_run(lab: Lab) -> None:
+    kind = kind_of(Step("only", nothing))
+    engine = await lab.engine(kind)
+    await lab.stop(engine)
+    with pytest.raises(Unavailable):
+        await engine.submit(a_submission(kind))
+
+
+async def test_a_submission_that_lands_while_the_engine_stops_is_left_to_a_successor(
+    lab: Lab,
+) -> None:
+    kind = kind_of(Step("only", nothing))
+    engine = await lab.engine(kind)
+    submitting = asyncio.create_task(engine.submit(a_submission(kind)))
+    await asyncio.sleep(0)
+    await lab.stop(engine)
+    await lab.drive.until(submitting.done)
+    operation_id = submitting.result()
+    successor = await lab.engine(kind)
+    assert (await lab.do(successor.wait(operation_id, 60))).state is State.DONE
+
+
+# --- agents out of reach
+
+
+async def test_an_operation_is_released_until_its_agent_is_reachable(lab: Lab) -> None:
+    kind = kind_of(Step("poke", poke), budget_s=3600)
+    lab.agents.connected.clear()
+    engine = await lab.engine(kind)
+    operation_id = await lab.do(engine.submit(a_submission(kind)))
+    waiting = await lab.until_state(engine, operation_id, lambda o: o.needs_agent is not None)
+    assert waiting.needs_agent == AGENT
+    assert waiting.claimed_by is None
+    assert waiting.problem is not None
+    assert waiting.problem.code == "unavailable"
+    await lab.let_pass(60)
+    lab.agents.connected.add(AGENT)
+    began = lab.clock.monotonic()
+    engine.agent_connected(AGENT)
+    await lab.drive.until(lambda: lab.agents.commands, time_passes=False)
+    assert lab.clock.monotonic() == began  # the connection was enough, no poll was due
+    assert (await lab.do(engine.wait(operation_id, 10))).state is State.DONE
+
+
+async def test_an_engine_that_reaches_the_agent_takes_over_from_one_that_does_not(
+    lab: Lab,
+) -> None:
+    kind = kind_of(Step("poke", poke))
+    near = Agents()
+    away = await lab.engine(kind, agents=Agents(connected=set()))
+    await lab.engine(kind, agents=near)
+    operation = await lab.run(away, a_submission(kind))
+    assert operation.state is State.DONE
+    assert len(near.commands) == 1
+    assert lab.clock.monotonic() < 3
+
+
+async def test_an_agent_that_vanishes_during_a_call_releases_the_operation(lab: Lab) -> None:
+    async def vanish(agent_id: str) -> Note:
+        lab.agents.connected.discard(agent_id)
+        raise Unavailable("no session")
+
+    lab.agents.answer = vanish
+    kind = kind_of(Step("poke", poke))
+    engine = await lab.engine(kind)
+    operation_id = await lab.do(engine.submit(a_submission(kind)))
+    operation = await lab.until_state(engine, operation_id, lambda o: o.claimed_by is None)
+    assert operation.needs_agent == AGENT
+
+
+async def test_waiting_for_an_agent_uses_up_the_budget_of_a_create(lab: Lab) -> None:
+    async def undo(context: StepContext[Arguments]) -> None:
+        await poke(context)
+
+    kind = kind_of(Step("poke", poke, undo), budget_s=40)
+    lab.agents.connected = {OTHER_AGENT}
+    engine = await lab.engine(kind)
+    began = lab.clock.monotonic()
+    operation_id = await lab.do(engine.submit(a_submission(kind)))
+    undoing = await lab.until_state(
+        engine, operation_id, lambda o: o.state is State.COMPENSATING and o.claimed_by is None
+    )
+    assert lab.clock.monotonic() - began == pytest.approx(40, abs=3)
+    assert undoing.needs_agent == AGENT  # undoing waits for it too
+    await lab.let_pass(600)
+    assert not (await lab.do(engine.get(operation_id))).finished
+    lab.agents.connected.add(AGENT)
+    operation = await lab.do(engine.wait(operation_id, 60))
+    assert operation.state is State.FAILED
+    assert operation.problem is not None
+    assert operation.problem.detail == f"gave up after 40 s: agent {AGENT} is not connected"
+    assert len(lab.agents.commands) == 1  # only the undo: nothing was ever done
+
+
+async def test_waiting_for_an_agent_uses_up_the_budget_of_an_update(lab: Lab) -> None:
+    kind = kind_of(Step("poke", poke), on_failure=OnFailure.LEAVE, budget_s=40)
+    lab.agents.connected.clear()
+    engine = await lab.engine(kind)
+    operation = await lab.run(engine, a_submission(kind))
+    assert operation.state is State.FAILED
+    assert await lab.log() == ["mark_failed unavailable"]
+
+
+async def test_time_that_nobody_worked_is_charged_once_though_many_observe_it(lab: Lab) -> None:
+    kind = kind_of(Step("poke", poke), on_failure=OnFailure.LEAVE, budget_s=100)
+    lab.agents.connected.clear()
+    engines = [await lab.engine(kind) for _ in range(3)]
+    began = lab.clock.monotonic()
+    operation = await lab.run(engines[0], a_submission(kind))
+    assert operation.state is State.FAILED
+    assert lab.clock.monotonic() - began == pytest.approx(100, abs=5)
+
+
+async def test_time_that_nobody_worked_is_kept_when_the_observers_restart(lab: Lab) -> None:
+    kind = kind_of(Step("poke", poke), on_failure=OnFailure.LEAVE, budget_s=100)
+    lab.agents.connected.clear()
+    engine = await lab.engine(kind)
+    began = lab.clock.monotonic()
+    operation_id = await lab.do(engine.submit(a_submission(kind)))
+    for _ in range(3):
+        await lab.let_pass(17)
+        await lab.stop(engine)
+        engine = await lab.engine(kind)
+    await lab.do(engine.wait(operation_id, 1e6))
+    assert lab.clock.monotonic() - began == pytest.approx(100, abs=6)
+
+
+# --- bounds
+
+
+async def test_no_more_steps_run_at_once_than_allowed(lab: Lab) -> None:
+    gate = Gate()
+    kind = gate.kind()
+    engine = await lab.engine(kind, settings=EngineSettings(workers=2))
+    ids = [await lab.do(engine.submit(a_submission(kind))) for _ in range(5)]
+    await lab.drive.until(lambda: True)
+    assert gate.entered == 2
+    gate.open.set()
+    for operation_id in ids:
+        assert (await lab.do(engine.wait(operation_id, 10))).state is State.DONE
+
+
+async def test_finished_operations_are_forgotten_after_thirty_days(lab: Lab) -> None:
+    gate = Gate()
+    kind, short = gate.kind(), kind_of(Step("only", nothing), name="short")
+    engine = await lab.engine(kind, short)
+    stuck = await lab.do(engine.submit(a_submission(kind)))
+    old = await lab.run(engine, a_submission(short))
+    lab.clock.set_wall_clock(lab.clock.now_ms() + 31 * 86_400_000)
+    recent = await lab.run(engine, a_submission(short))
+    await lab.let_pass(3601)
+    left = {operation.id for operation in await lab.do(engine.list())}
+    assert left == {stuck, recent.id}
+    assert old.id not in left
+    assert await lab.value("SELECT count(*) FROM operation_step") == 1
+
+
+async def test_more_finished_operations_than_one_batch_takes_are_all_forgotten(lab: Lab) -> None:
+    row = (
+        "INSERT INTO operation (id, kind, origin, principal, arguments, targets, state, budget_ms,"
+        " created_at_ms, finished_at_ms)"
+        " VALUES (?, 'kind', 'user', 'master', '{}', '[]', 'done', 1, 0, 0)"
+    )
+    await lab.store.real.batch([Statement(row, (f"{n:024x}",)) for n in range(1001)])
+    engine = await lab.engine()
+    await lab.drive.until(lambda: True)
+    assert await lab.do(engine.list()) == []
+
+
+async def test_a_poll_that_fails_is_repeated(lab: Lab) -> None:
+    kind = kind_of(Step("only", nothing))
+    engine = await lab.engine(kind)
+    lab.store.faults.append(Fault("nudges FROM operation", Unavailable("no leader")))
+    await lab.let_pass(5)
+    operation_id = await lab.do(engine.submit(a_submission(kind)))
+    assert is_in(State.DONE)(await lab.do(engine.wait(operation_id, 60)))
