@@ -5,6 +5,7 @@ standard output for each change of state. Logs go to standard error.
 """
 
 import os
+import re
 import socket
 import sys
 from pathlib import Path
@@ -134,5 +135,6 @@ def agent_config(role: Role, node: NodeConfig) -> "AgentRoleConfig":
 
 
 def node_name(node: NodeConfig) -> str:
-    """Return the configured name, or the machine's host name as one."""
-    return node.name or socket.gethostname().partition(".")[0].lower()
+    """Return the configured name, or what of the machine's host name can be one."""
+    host = socket.gethostname().partition(".")[0].lower()
+    return node.name or re.sub(r"[^a-z0-9]+", "-", host).strip("-") or "node"
