@@ -150,7 +150,9 @@ class Engine:
         """
         (changed,) = await self._store.batch([sql.request_cancel(operation_id)])
         if not changed:
-            _refuse_finished(await self._read(operation_id))
+            operation = await self._read(operation_id)
+            if operation.finished:
+                raise _finished(operation)
         self._runner.wake()
 
     async def cancel_and_wait(self, operation_id: str, timeout_s: float) -> Operation:
@@ -209,9 +211,8 @@ class Engine:
         problem = Problem("cancelled", _ABANDONED)
         try:
             await self._store.batch(sql.abandon(operation_id, problem, self._clock.now_ms()))
-        except Stale:
-            _refuse_finished(await self._read(operation_id))
-            raise
+        except Stale as stale:
+            raise _finished(await self._read(operation_id)) from stale
         self._runner.drop(operation_id)
         self._notices.announce(operation_id)
         _log.warning("operation_abandoned", operation=operation_id)
@@ -368,8 +369,7 @@ class Engine:
         return decode_operation(rows[0])
 
 
-def _refuse_finished(operation: Operation) -> None:
-    if operation.finished:
-        raise Conflict(
-            f"operation {operation.id} is finished: {operation.state}", operation=operation.id
-        )
+def _finished(operation: Operation) -> Conflict:
+    return Conflict(
+        f"operation {operation.id} is finished: {operation.state}", operation=operation.id
+    )

@@ -175,9 +175,7 @@ class Runner:
         return row.state is State.RUNNING and unwanted
 
     def _spawn(self, operation_id: str, work: Coroutine[Any, Any, None]) -> None:
-        if self._group is None:
-            work.close()
-            return
+        assert self._group is not None  # only its own tasks come here
         self._arriving.add(operation_id)
         task = self._group.create_task(self._contain(work), name=f"claim {operation_id}")
         task.add_done_callback(lambda _: self._arriving.discard(operation_id))

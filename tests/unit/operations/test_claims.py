@@ -164,6 +164,18 @@ async def test_a_worker_that_lost_its_claim_writes_nothing(lab: Lab) -> None:
     assert (await lab.do(engine.get(operation_id))).steps == ()
 
 
+async def test_a_worker_whose_claim_is_gone_before_it_begins_does_nothing(lab: Lab) -> None:
+    gate = Gate()
+    kind = gate.kind()
+    engine = await lab.engine(kind)
+    stolen = Statement("UPDATE operation SET claimed_by = 'other'")
+    with capture_logs() as logs:
+        await lab.do(engine.submit(a_submission(kind, statements=(stolen,))))
+        await lab.drive.until(lambda: True)
+    assert "operation_claim_lost" in [entry["event"] for entry in logs]
+    assert gate.entered == 0
+
+
 async def test_two_engines_that_see_a_free_operation_claim_it_once(lab: Lab) -> None:
     gate = Gate()
     kind = gate.kind()

@@ -1,7 +1,8 @@
 """Asking the engine: attaching, busy targets, waiting, cancelling, retrying, abandoning."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,9 +18,17 @@ from appliance.core.errors import (
     from_problem,
 )
 from appliance.core.ids import new_id
-from appliance.model.target import target
+from appliance.model.target import Fence, target
 from appliance.operations.operation import Operation, Origin, State
-from appliance.operations.step import OnFailure, OperationKind, Step, StepContext, Submission
+from appliance.operations.step import (
+    OnFailure,
+    OperationKind,
+    Outputs,
+    Step,
+    StepContext,
+    Submission,
+    Tries,
+)
 from appliance.store.base import Statement
 from tests.unit.operations.lab import (
     AGENT,
@@ -37,6 +46,12 @@ from tests.unit.operations.lab import (
 )
 from tests.unit.operations.test_claims import Gate
 
+
+class BusyDisk(DriverError):
+    retryable = True
+
+
+Ask = Callable[[], Coroutine[Any, Any, object]]
 THING = target("thing", "1" * 24)
 OTHER = target("thing", "2" * 24)
 
@@ -197,21 +212,15 @@ async def test_waiting_ends_for_an_operation_that_another_engine_finishes(lab: L
 async def test_an_unknown_operation_does_not_exist(lab: Lab, ask: str) -> None:
     engine = await lab.engine(kind_of())
     unknown = new_id()
-    asked: dict[str, Awaitable[object]] = {
-        "get": engine.get(unknown),
-        "wait": engine.wait(unknown, 5),
-        "cancel": engine.cancel(unknown),
-        "retry": engine.retry(unknown, "master"),
-        "abandon": engine.abandon(unknown),
+    asked: dict[str, Ask] = {
+        "get": lambda: engine.get(unknown),
+        "wait": lambda: engine.wait(unknown, 5),
+        "cancel": lambda: engine.cancel(unknown),
+        "retry": lambda: engine.retry(unknown, "master"),
+        "abandon": lambda: engine.abandon(unknown),
     }
-
-    async def one() -> object:
-        return await asked.pop(ask)
-
     with pytest.raises(NotFound, match=unknown):
-        await lab.do(one())
-    for left in asked.values():
-        left.close()  # type: ignore[attr-defined]
+        await lab.do(asked[ask]())
 
 
 async def test_watching_shows_each_change_until_the_end(lab: Lab) -> None:
@@ -223,7 +232,7 @@ async def test_watching_shows_each_change_until_the_end(lab: Lab) -> None:
 
     async def watch() -> None:
         async for operation in engine.watch(operation_id):
-            shown.append(operation)
+            shown.append(operation)  # noqa: PERF401 - looked at while it grows
 
     watching = asyncio.create_task(watch())
     await lab.let_pass(5)
@@ -243,6 +252,19 @@ async def test_lists_show_the_newest_first_and_the_unfinished_alone_if_asked(lab
     assert [o.id for o in await lab.do(engine.list())] == [second, first]
     assert [o.id for o in await lab.do(engine.list(unfinished=True))] == [first]
     assert [o.id for o in await lab.do(engine.list(limit=1))] == [second]
+
+
+async def test_one_who_stops_waiting_does_not_disturb_another(lab: Lab) -> None:
+    gate = Gate()
+    kind = gate.kind()
+    engine = await lab.engine(kind)
+    operation_id = await lab.do(engine.submit(a_submission(kind)))
+    patient = [asyncio.create_task(engine.wait(operation_id, 60)) for _ in range(2)]
+    with pytest.raises(DeadlineExceeded):
+        await lab.do(engine.wait(operation_id, 1))
+    gate.open.set()
+    await lab.drive.until(lambda: all(task.done() for task in patient))
+    assert [task.result().state for task in patient] == [State.DONE, State.DONE]
 
 
 # --- cancelling
@@ -379,6 +401,26 @@ async def test_retrying_an_unfinished_operation_ends_its_pause(lab: Lab) -> None
     assert calls[-1] - now <= 1
 
 
+async def test_retrying_while_a_step_runs_saves_the_pause_after_it(lab: Lab) -> None:
+    gate = Gate()
+
+    async def fail_once(context: StepContext[Arguments]) -> None:
+        await gate.do(context)
+        if gate.entered == 1:
+            raise Unavailable("busy")
+
+    kind = kind_of(Step("fail", fail_once))
+    engine = await lab.engine(kind)
+    operation_id = await lab.do(engine.submit(a_submission(kind)))
+    await lab.drive.until(lambda: gate.entered, time_passes=False)
+    await lab.do(engine.retry(operation_id, "master"))
+    await lab.drive.until(lambda: True)
+    gate.open.set()
+    began = lab.clock.monotonic()
+    assert (await lab.do(engine.wait(operation_id, 60))).attempts == 1
+    assert lab.clock.monotonic() == began
+
+
 async def test_retrying_a_failed_update_submits_it_again(lab: Lab) -> None:
     faulty = True
 
@@ -508,9 +550,43 @@ async def test_a_repeat_keeps_its_request_ids_while_an_outcome_is_unknown(lab: L
     assert ids[0] != ids[1]
 
 
-async def test_a_new_try_after_a_known_failure_has_new_request_ids(lab: Lab) -> None:
-    ids = await _request_ids(lab, [Unavailable("agent busy"), None])
+@pytest.mark.parametrize("error", [Unavailable("agent busy"), BusyDisk("disk busy")])
+async def test_a_new_try_after_a_known_failure_has_new_request_ids(
+    lab: Lab, error: Exception
+) -> None:
+    ids = await _request_ids(lab, [error, None])
     assert len(set(ids)) == 4
+
+
+async def test_an_agent_that_vanishes_leaves_an_earlier_call_in_doubt(lab: Lab) -> None:
+    agents = Agents()
+    tries = Tries()
+    answers: list[Exception] = [DeadlineExceeded("?"), Unavailable("no session")]
+
+    async def answer(agent_id: str) -> Note:
+        if len(answers) == 1:
+            agents.connected.discard(agent_id)
+        raise answers.pop(0)
+
+    agents.answer = answer
+    for _ in range(2):
+        context = StepContext(
+            operation_id="1" * 24,
+            arguments=Arguments(),
+            outputs=Outputs({}),
+            clock=lab.clock,
+            request_prefix="p",
+            tries=tries,
+            fences={THING: Fence(1, 1)},
+            store=lab.store,
+            gateway=agents,
+        )
+        with pytest.raises((Unavailable, DeadlineExceeded)):
+            await context.call(AGENT, POKE, Note("x"), target=THING)
+        tries.failed()
+    assert tries.number == 0
+    first, second = (command.request_id for command in agents.commands if command)
+    assert first == second
 
 
 async def test_the_same_call_twice_in_one_step_is_two_requests(lab: Lab) -> None:
