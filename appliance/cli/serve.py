@@ -1,5 +1,6 @@
 """`kowabunga serve`: run the roles of the node file, or a simulated cloud."""
 
+import os
 from pathlib import Path
 
 import click
@@ -68,6 +69,7 @@ def _supervise(files: NodeFiles) -> None:
     from appliance.roles.supervisor import Launch, Supervisor  # noqa: PLC0415 - simulating has none
 
     program = this_program()
+    os.chdir("/")  # nobody's directory stays in use because of us
     launch = Launch((program.executable, "role", "run"), program.environment)
     run_service(Supervisor(files, launch, clock=SystemClock()).run())
 

@@ -217,7 +217,10 @@ class Supervisor:
             error=self._error,
             roles=self._status,
         )
-        write_atomic(self._files.status, msgspec.json.encode(status))
+        try:
+            write_atomic(self._files.status, msgspec.json.encode(status))
+        except OSError as failed:  # a full or missing run directory must not end the roles
+            _log.error("status_not_told", file=str(self._files.status), error=str(failed))
         named = ", ".join(f"{role} {told.state}" for role, told in self._status.items())
         notify_systemd(f"STATUS={named or 'no roles'}")
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -271,6 +272,18 @@ async def test_a_role_that_is_not_built_says_so(node: Node) -> None:
         assert status.roles[Role.KONVEY].state is RoleState.DEGRADED
         assert status.roles[Role.KONVEY].detail == "not built yet"
         assert not status.healthy
+
+
+async def test_a_lost_run_directory_ends_no_role(node: Node) -> None:
+    node.write("roles: [kahuna]\n")
+    async with node.supervised():
+        process = pid(await node.settled(), Role.KAHUNA)
+        shutil.rmtree(node.files.runtime)
+        node.write("roles: [kahuna]\nkahuna: {names: [k.example]}\n")
+        await until(lambda: not runs(process), "the change is applied all the same")
+        node.files.runtime.mkdir()
+        node.write("roles: [kahuna]\n")
+        await until(node.files.status.exists, "the status is told again")
 
 
 async def test_a_second_supervisor_is_refused(node: Node) -> None:
