@@ -269,7 +269,7 @@ class Hub:
                 expected = None
             except TransportClosed:
                 return
-        if expected is None or expected.arrival.done():
+        if expected is None:
             await self._turn_away(transport, CloseCode.UNAUTHENTICATED, "no such stream")
             return
         stream = ByteStream(transport)

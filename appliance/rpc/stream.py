@@ -129,12 +129,11 @@ class StreamDesk:
             self._expected.pop(digest, None)
 
     def take(self, hello: StreamHello) -> Expected | None:
-        """Return who waits for this token, once, and only for the agent that it was given to."""
+        """Return who still waits for this token, only for the agent that it was given to."""
         # Looked up by hash: the time of the search tells nothing about tokens.
         expected = self._expected.get(_digest(hello.token))
         if expected is None or expected.agent_id != hello.agent_id or expected.arrival.done():
             return None
-        del self._expected[_digest(hello.token)]
         return expected
 
     async def identify(self, transport: Transport) -> Expected | None:

@@ -73,9 +73,11 @@ class Directory:
 
 
 class Recorder:
-    """Remembers alarms and events."""
+    """Remembers alarms, and events once the gate is open, as it is at first."""
 
     def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
         self.alarms: list[tuple[str, str]] = []
         self.events: list[tuple[str, Event]] = []
 
@@ -84,6 +86,7 @@ class Recorder:
         self.alarms.append((kind, about))
 
     async def event(self, agent_id: str, event: Event) -> None:
+        await self.gate.wait()
         self.events.append((agent_id, event))
 
 

@@ -343,6 +343,21 @@ async def test_streams_end_with_their_session(tmp_path: Path) -> None:
         await until(lambda: not ring._followers)
 
 
+async def test_a_stream_that_never_ends_does_not_keep_the_agent_from_coming_back(
+    tmp_path: Path,
+) -> None:
+    async def forever(_: ByteStream, __: str) -> None:
+        await asyncio.Event().wait()
+
+    async with (
+        streaming(tmp_path, forever=forever) as hub,
+        hub.open_stream(AGENT, "forever", "x/y"),
+    ):
+        hub.disconnect(AGENT, "test")
+        assert not hub.reachable(AGENT)
+        await until(lambda: hub.reachable(AGENT))
+
+
 async def test_a_follower_that_falls_behind_is_told_and_the_ring_stays_bounded() -> None:
     ring = LogRing(max_lines=10, max_bytes=1000)
     ring.setFormatter(logging.Formatter("%(message)s"))

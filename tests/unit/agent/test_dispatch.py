@@ -12,6 +12,7 @@ from appliance.core.errors import Conflict, Invalid, KowabungaError, NotFound, S
 from appliance.model.target import Fence, target
 from appliance.rpc.gateway import Command
 from appliance.rpc.method import AnyMethod, Method, TimeoutClass
+from tests.support.clock import settle
 from tests.support.wait import until
 
 VOLUME = target("volume", "0" * 24)
@@ -79,13 +80,21 @@ async def test_a_newer_command_waits_until_the_older_effect_has_ended(tmp_path: 
         await until(lambda: world.begun == [1])
         newer = callers.create_task(dispatcher.handle("grow", raw(2), command("b", 2)))
         stale = callers.create_task(expect_stale(dispatcher, command("c", 1)))
-        await asyncio.sleep(0)
+        await every_fence_had_its_turn(dispatcher)
         assert world.begun == [1]
         world.gate.set()
         assert await older == Size(1)
         assert await newer == Size(2)
         await stale
     assert world.begun == world.ended == [1, 2]
+
+
+async def every_fence_had_its_turn(dispatcher: Dispatcher) -> None:
+    """The fences have one thread: whoever could be admitted was, and then began its effect."""
+    for _ in range(3):
+        await settle()
+        await dispatcher._fences.highest(VOLUME)
+    await settle()
 
 
 async def expect_stale(dispatcher: Dispatcher, late: Command) -> None:
@@ -102,7 +111,7 @@ async def test_a_cancelled_caller_does_not_cut_the_effect_short(tmp_path: Path) 
         caller.cancel()
         await until(caller.done)
         newer = callers.create_task(dispatcher.handle("grow", raw(2), command("b", 2)))
-        await asyncio.sleep(0)
+        await every_fence_had_its_turn(dispatcher)
         assert world.begun == [1]
         world.gate.set()
         await newer
@@ -120,6 +129,27 @@ async def test_a_repeat_joins_the_command_in_flight(tmp_path: Path) -> None:
         world.gate.set()
         assert await first == await repeat == Size(1)
     assert world.begun == [1]
+
+
+async def test_a_repeat_shares_the_error_of_the_command_in_flight(tmp_path: Path) -> None:
+    world = World()
+    world.gate.clear()
+    world.error = Conflict("exists")
+    async with dispatching(tmp_path, world.handle) as dispatcher, asyncio.TaskGroup() as callers:
+        calls = [
+            callers.create_task(expect_conflict(dispatcher, command("a", 1))) for _ in range(2)
+        ]
+        await until(lambda: world.begun == [3])
+        await settle()
+        world.gate.set()
+        for call in calls:
+            await call
+    assert world.begun == [3]
+
+
+async def expect_conflict(dispatcher: Dispatcher, request: Command) -> None:
+    with pytest.raises(Conflict):
+        await dispatcher.handle("grow", raw(3), request)
 
 
 async def test_a_later_repeat_gets_the_stored_answer(tmp_path: Path) -> None:

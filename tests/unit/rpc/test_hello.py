@@ -95,6 +95,17 @@ async def test_a_credential_of_another_kind_proves_nothing() -> None:
     assert refused.value.code is CloseCode.UNAUTHENTICATED
 
 
+async def test_a_withdrawn_credential_proves_nothing_even_while_its_key_is_still_stored() -> None:
+    directory = Directory()
+    credential = directory.add()
+    directory.agents[AGENT] = dataclasses.replace(
+        directory.agents[AGENT], credential=CredentialKind.NONE
+    )
+    with pytest.raises(Refused) as refused:
+        await Door(directory).try_with(credential)
+    assert refused.value.code is CloseCode.UNAUTHENTICATED
+
+
 async def test_the_id_of_another_agent_cannot_be_claimed_with_ones_own_key() -> None:
     directory = Directory()
     credential = directory.add()
@@ -306,6 +317,26 @@ async def test_a_changed_range_breaks_the_proof() -> None:
         json.dumps({"jsonrpc": "2.0", "id": 0, "method": "agent.describe", "params": {}}).encode(),
         json.dumps({"jsonrpc": "2.0", "id": 0, "method": "session.hello", "params": {}}).encode(),
         json.dumps({"jsonrpc": "2.0", "id": 0, "result": {}}).encode(),
+        json.dumps(
+            {
+                "jsonrpc": "2.0",
+                "id": 0,
+                "method": "session.hello",
+                "params": {
+                    "arguments": {
+                        "agent_id": AGENT,
+                        "type": "Kaktus",
+                        "credential": "hmac",
+                        "nonce": base64.b64encode(b"n" * 32).decode(),
+                        "protocol_min": 1,
+                        "protocol_max": 1,
+                        "boot_id": "b",
+                        "version": "1",
+                    }
+                },
+            }
+        ).encode()
+        + b" " * 8192,
     ],
 )
 async def test_anything_but_a_hello_is_refused(frame: bytes) -> None:

@@ -15,7 +15,7 @@ from appliance.rpc.gateway import Command
 from appliance.rpc.hub import Hub, HubLimits
 from appliance.rpc.memory import MemoryTransport
 from appliance.rpc.method import Nothing
-from appliance.rpc.methods import AGENT_PING, SESSION_EVENT, Event
+from appliance.rpc.methods import AGENT_PING, SESSION_EVENT, Event, StreamOpen
 from appliance.rpc.proof import AgentCredential
 from appliance.rpc.transport import CloseCode
 from tests.support.clock import ManualClock, settle
@@ -180,6 +180,46 @@ async def test_two_clones_at_the_same_moment_do_not_both_come_in() -> None:
         assert it.recorder.alarms == [("agent_cloned", f"agent/{AGENT}")]
 
 
+class Late:
+    """A transport on which Kahuna's last word of the hello waits for a gate."""
+
+    def __init__(self, inner: MemoryTransport, gate: asyncio.Event) -> None:
+        self.address = inner.address
+        self.certificate_sha256 = inner.certificate_sha256
+        self.receive = inner.receive
+        self.close = inner.close
+        self._inner = inner
+        self._gate = gate
+        self._sent = 0
+
+    async def send(self, frame: bytes) -> None:
+        self._sent += 1
+        if self._sent == 2:
+            await self._gate.wait()
+        await self._inner.send(frame)
+
+
+async def test_of_two_clones_that_were_both_welcomed_only_one_comes_in() -> None:
+    async with lab() as it:
+        credential = it.directory.add()
+        gate = asyncio.Event()
+        agents: list[HandMadeAgent] = []
+        for boot in ("one", "two"):
+            ours, theirs = MemoryTransport.pair(capacity=100)
+            it.sockets.append(ours)
+            it.tasks.create_task(it.hub.serve(Late(theirs, gate)))
+            agent = HandMadeAgent(ours, greeting(credential, boot_id=boot), Handlers(), it.clock)
+            it.tasks.create_task(agent.run())
+            agents.append(agent)
+        await settle(50)
+        assert it.hub.sessions() == []
+        gate.set()
+        await settle(100)
+        assert sum(agent.has_ended_with(CloseCode.CLONED_IDENTITY) for agent in agents) == 1
+        assert len(it.hub.sessions()) == 1
+        assert it.recorder.alarms == [("agent_cloned", f"agent/{AGENT}")]
+
+
 async def test_the_newest_session_of_a_boot_wins_and_the_old_one_still_delivers() -> None:
     gate = asyncio.Event()
 
@@ -206,11 +246,15 @@ async def test_the_newest_session_of_a_boot_wins_and_the_old_one_still_delivers(
 async def test_what_a_replaced_session_said_last_is_heard() -> None:
     async with lab() as it:
         credential = it.directory.add()
+        it.recorder.gate.clear()
         old = await it.connect(credential)
         for number in range(5):
             old.connected.notify(SESSION_EVENT, Event(f"agent/{AGENT}", f"k{number}"))
         await it.connect(credential)
         old.connected.drain(5)
+        await it.clock.advance(1)
+        assert old.has_ended_with(CloseCode.NORMAL)
+        it.recorder.gate.set()
         await settle(50)
         assert [event.kind for _, event in it.recorder.events] == [f"k{n}" for n in range(5)]
 
@@ -446,6 +490,31 @@ async def test_a_stream_token_is_good_once_for_its_agent_and_while_somebody_wait
         late = Wire(it.open_socket(stream=True))
         await late.send({"agent_id": AGENT, "token": gone.token})
         await late.expect_closed(CloseCode.UNAUTHENTICATED)
+
+
+async def test_a_stream_ends_with_the_session_that_asked_for_it() -> None:
+    async with lab() as it:
+        opened: list[StreamOpen] = []
+
+        async def accept(raw: msgspec.Raw, _: Command | None) -> Nothing:
+            opened.append(msgspec.json.decode(raw, type=StreamOpen))
+            return Nothing()
+
+        agent = await it.connect(it.directory.add(), service=Handlers({"stream.open": accept}))
+
+        async def consume() -> None:
+            async with it.hub.open_stream(AGENT, "log", f"agent/{AGENT}") as stream:
+                await stream.read()
+
+        consuming = it.caught(consume())
+        await settle()
+        wire = Wire(it.open_socket(stream=True))
+        await wire.send({"agent_id": AGENT, "token": opened[0].token})
+        await settle()
+        assert not consuming.done()
+        agent.connected.close(1000, "the agent ends")
+        await settle()
+        assert isinstance(await consuming, Unavailable)
 
 
 async def test_a_stream_that_nobody_dials_fails_after_10_seconds() -> None:

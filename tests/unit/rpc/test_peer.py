@@ -184,12 +184,22 @@ async def test_the_serving_side_keeps_the_deadline_that_it_was_given() -> None:
 
 
 async def test_a_cancelled_wait_cancels_the_call_over_there() -> None:
-    service = Handlers({"test.stay": stay})
+    ended = False
+
+    async def stay_and_tell(raw: msgspec.Raw, command: Command | None) -> Nothing:
+        nonlocal ended
+        try:
+            return await stay(raw, command)
+        finally:
+            ended = True
+
+    service = Handlers({"test.stay": stay_and_tell})
     async with two_peers(service) as (caller, server), asyncio.TaskGroup() as tasks:
         call = tasks.create_task(caller.call(STAY, Nothing()))
         await until(lambda: server._serving)
         call.cancel()
-        await until(lambda: not server._serving)
+        await until(lambda: ended)
+        assert not server._serving
 
 
 async def test_a_session_cancel_is_answered_once() -> None:
