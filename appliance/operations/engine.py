@@ -16,7 +16,6 @@ from appliance.core.errors import (
     Busy,
     Conflict,
     DeadlineExceeded,
-    KowabungaError,
     NotFound,
     Problem,
     Stale,
@@ -24,9 +23,10 @@ from appliance.core.errors import (
 from appliance.core.ids import IdFactory
 from appliance.operations import sql
 from appliance.operations.equipment import EngineSettings, Equipment
+from appliance.operations.intake import Intake
 from appliance.operations.notices import Notices
 from appliance.operations.operation import Abandoned, Operation, Origin, State, StepRecord
-from appliance.operations.rows import Holder, StepRow, Template, decode_operation
+from appliance.operations.rows import StepRow, Template, decode_operation
 from appliance.operations.runner import Runner
 from appliance.operations.step import A, AnyKind, OnFailure, Submission
 from appliance.rpc.gateway import AgentGateway
@@ -73,6 +73,7 @@ class Engine:
             announce=self._notices.announce,
         )
         self._runner = Runner(self._equipment, self._notices, alone=alone)
+        self._intake = Intake(self._equipment, self._runner, self._new_id)
 
     @property
     def engine_id(self) -> str:
@@ -102,17 +103,7 @@ class Engine:
                 work goes on.
             KowabungaError: what the submission's own statements provoke; nothing was written.
         """
-        self._check(submission)
-        while True:
-            operation_id = self._new_id()
-            try:
-                await self._create(operation_id, submission)
-            except Conflict as clash:
-                attached = await self._resolve(submission, clash)
-                if attached is not None:
-                    return attached
-            else:
-                return operation_id
+        return await self._intake.submit(submission)
 
     async def submit_when_free(
         self, prepare: Callable[[], Awaitable[Submission[A]]], timeout_s: float
@@ -237,7 +228,7 @@ class Engine:
 
     async def find_unfinished(self, target: str) -> Operation | None:
         """Return the operation that holds the target."""
-        holder = await self._find_holder((target,))
+        holder = await self._intake.find_holder((target,))
         return None if holder is None else await self._read(holder.operation_id)
 
     async def wait(self, operation_id: str, timeout_s: float) -> Operation:
@@ -292,73 +283,11 @@ class Engine:
 
     # --- inside
 
-    def _check(self, submission: Submission[A]) -> None:
-        """Refuse what only a fault of ours can ask for."""
-        kind = submission.kind
-        if self._equipment.kinds.get(kind.name) is not kind:
-            raise ValueError(f"operation kind {kind.name} is not registered with this engine")
-        if not submission.targets:
-            raise ValueError(f"operation kind {kind.name}: an operation needs a target")
-        if submission.origin is Origin.RECONCILE and kind.on_failure is OnFailure.UNDO:
-            raise ValueError(f"operation kind {kind.name}: reconciliation never undoes")
-
-    async def _create(self, operation_id: str, submission: Submission[A]) -> None:
-        kind = submission.kind
-        created = sql.create(
-            operation_id,
-            kind=kind.name,
-            origin=submission.origin,
-            principal=submission.principal,
-            request_key=submission.request_key,
-            arguments=submission.arguments,
-            targets=submission.targets,
-            engine_id=self.engine_id,
-            budget_ms=round(kind.budget_s * 1000),
-            now_ms=self._clock.now_ms(),
-        )
-        try:
-            await self._runner.create(operation_id, [*created, *submission.statements])
-        except DeadlineExceeded as late:
-            try:
-                await self._read(operation_id)
-            except KowabungaError:
-                raise DeadlineExceeded(
-                    f"operation {operation_id} may or may not have begun: {late.detail}",
-                    hint=f"look at it with: kowabunga operation show {operation_id}",
-                    operation=operation_id,
-                ) from late
-            self._runner.wake()  # it was written: the poll gives it a worker
-
-    async def _resolve(self, submission: Submission[A], clash: Conflict) -> str | None:
-        """Return the operation to attach to, or None when what was in the way is gone."""
-        columns = clash.context.get("columns")
-        if columns == "operation.request_key" and submission.request_key is not None:
-            rows = await self._store.query(
-                sql.by_request(submission.request_key), Consistency.LINEARIZABLE
-            )
-            return str(rows[0]["id"]) if rows else None
-        if columns != "operation_target.target":
-            raise clash
-        holder = await self._find_holder(submission.targets)
-        if holder is None:
-            return None
-        raise Busy(
-            f"{holder.target} is being worked on by operation {holder.operation_id}",
-            hint="wait for it, or cancel it",
-            target=holder.target,
-            operation=holder.operation_id,
-            origin=holder.origin.value,
-        ) from clash
-
     async def _override(self, submission: Submission[A], busy: Busy) -> None:
         by_user = submission.origin is Origin.USER
         if by_user and busy.context["origin"] == Origin.RECONCILE.value:
             with suppress(NotFound, Conflict):
                 await self.cancel(str(busy.context["operation"]))
-
-    async def _find_holder(self, targets: Sequence[str]) -> Holder | None:
-        held = await fetch(self._store, Holder, sql.holders(targets), Consistency.LINEARIZABLE)
-        return held[0] if held else None
 
     async def _read(
         self, operation_id: str, consistency: Consistency = Consistency.LINEARIZABLE

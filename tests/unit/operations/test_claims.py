@@ -224,9 +224,14 @@ async def test_a_submission_whose_answer_was_lost_is_worked_on(lab: Lab) -> None
     assert (await lab.run(engine, a_submission(kind))).state is State.DONE
 
 
-async def test_a_submission_of_unknown_outcome_names_its_operation(lab: Lab) -> None:
+@pytest.mark.parametrize("readable", [True, False])
+async def test_a_submission_of_unknown_outcome_names_its_operation(
+    lab: Lab, *, readable: bool
+) -> None:
     kind = kind_of(Step("only", nothing))
     engine = await lab.engine(kind)
+    if not readable:
+        lab.store.faults.append(Fault("AS steps", Unavailable("no leader")))
     lab.store.faults.append(Fault("INSERT INTO operation ", DeadlineExceeded("no answer")))
     with pytest.raises(DeadlineExceeded, match="may or may not have begun") as caught:
         await lab.do(engine.submit(a_submission(kind)))
