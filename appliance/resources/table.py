@@ -40,8 +40,8 @@ class Rule(Generic[S]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Table(Generic[S]):
-    """The rows of one kind.
+class View(Generic[S]):
+    """How the objects of one kind are found and read.
 
     Attributes:
         kind: snake case, as in targets; `title` is how people call it.
@@ -49,13 +49,6 @@ class Table(Generic[S]):
         list_children_ids: those of one parent; None for a kind without one.
         find_named: parent's id (or "") and name; selects the `id` of the object that has the name.
         read: one visible object; its columns are what `decode` takes, and `generation`.
-        guard: selects 1 while the object still has this generation (see `store.base.guard`).
-        insert: id, parent's id (or ""), the object with defaults, now in ms.
-        update: id, the whole object wanted, now in ms; raises `generation` by one.
-        delete: removes the object and the rows that only describe it.
-        set_default: parent's id and id; the last statement changes one row, or none when the one is
-            not the other's parent. None for a kind of which no parent has a default.
-        check, check_change: rules about the object alone; `rules` are about others too.
     """
 
     kind: str
@@ -66,6 +59,22 @@ class Table(Generic[S]):
     find_named: Callable[[str, str], Statement]
     read: Callable[[str], Statement]
     decode: Callable[[Row], S]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table(View[S]):
+    """The rows of one kind whose objects are rows and nothing else.
+
+    Attributes:
+        guard: selects 1 while the object still has this generation (see `store.base.guard`).
+        insert: id, parent's id (or ""), the object with defaults, now in ms.
+        update: id, the whole object wanted, now in ms; raises `generation` by one.
+        delete: removes the object and the rows that only describe it.
+        set_default: parent's id and id; the last statement changes one row, or none when the one is
+            not the other's parent. None for a kind of which no parent has a default.
+        check, check_change: rules about the object alone; `rules` are about others too.
+    """
+
     guard: Callable[[str, int], Statement]
     check: Callable[[S], None]
     check_change: Callable[[S, S], None] = lambda _stored, _wanted: None

@@ -15,14 +15,15 @@ from appliance.core.errors import Conflict, Invalid, NotFound, Stale, Unavailabl
 from appliance.core.ids import ID_PATTERN, new_id
 from appliance.resources.fields import merged, with_defaults
 from appliance.resources.names import quoted
-from appliance.resources.table import GENERATION, Part, Table
+from appliance.resources.table import GENERATION, Part, Table, View
 from appliance.store.base import Consistency, Row, Statement, Store, guard, guard_none
 
 S = TypeVar("S", bound=msgspec.Struct)
 # Where the Struct does not matter.
 AnyTable = Table[Any]
+AnyView = View[Any]
 AnyPart = Part[Any]
-_TRIES: Final = 16  # of one change that others overtake
+TRIES: Final = 16  # of one change that others overtake
 _ID: Final = re.compile(ID_PATTERN)
 
 
@@ -31,12 +32,12 @@ class Catalog:
         self._store = store
         self._clock = clock
 
-    async def list_ids(self, table: AnyTable) -> list[str]:
+    async def list_ids(self, table: AnyView) -> list[str]:
         """Return all visible ids in order of creation."""
         return _ids(await self._store.query(table.list_ids))
 
     async def list_below(
-        self, below: Callable[[str], Statement], parent: AnyTable, parent_id: str
+        self, below: Callable[[str], Statement], parent: AnyView, parent_id: str
     ) -> list[str]:
         """Return the ids that `below` selects for one parent.
 
@@ -48,16 +49,16 @@ class Catalog:
             await self.require(parent, parent_id)
         return ids
 
-    async def get(self, table: Table[S], object_id: str) -> S:
+    async def get(self, table: View[S], object_id: str) -> S:
         """Return one object.
 
         Raises:
             NotFound: it does not exist, or is not visible yet.
         """
-        found, _ = await self._read(table, object_id, Consistency.WEAK)
+        found, _ = await self.read(table, object_id, Consistency.WEAK)
         return found
 
-    async def get_part(self, table: AnyTable, part: Part[S], object_id: str) -> S:
+    async def get_part(self, table: AnyView, part: Part[S], object_id: str) -> S:
         """Return something else that the row of an object tells.
 
         Raises:
@@ -68,12 +69,12 @@ class Catalog:
             raise _missing(table, object_id)
         return part.decode(rows[0])
 
-    async def require(self, table: AnyTable, object_id: str) -> None:
+    async def require(self, table: AnyView, object_id: str) -> None:
         """Raise NotFound unless the object exists."""
-        await self._read(table, object_id, Consistency.WEAK)
+        await self.read(table, object_id, Consistency.WEAK)
 
     async def create(
-        self, table: Table[S], sent: S, parent: AnyTable | None = None, parent_id: str = ""
+        self, table: Table[S], sent: S, parent: AnyView | None = None, parent_id: str = ""
     ) -> S:
         """Write a new object and return it as it can be read from now on.
 
@@ -87,16 +88,16 @@ class Catalog:
         wanted = with_defaults(sent)
         table.check(wanted)
         object_id = new_id()
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             insert = table.insert(object_id, parent_id, wanted, self._clock.now_ms())
             try:
-                await self._store.batch([*_ruled(table, object_id, parent_id, wanted), *insert])
+                await self._store.batch([*ruled(table, object_id, parent_id, wanted), *insert])
             except Stale:
-                await self._refuse_offenders(table, object_id, parent_id, wanted)
+                await self.refuse_offenders(table, object_id, parent_id, wanted)
             except Conflict as conflict:
                 if parent is not None:
                     await self.require(parent, parent_id)  # it may have gone meanwhile
-                raise await self._taken(table, parent_id, wanted, conflict) from conflict
+                raise await self.taken(table, parent_id, wanted, conflict) from conflict
             else:
                 return await self.get(table, object_id)
         raise Unavailable(f"what {table.title} {object_id} depends on is being changed by many")
@@ -110,8 +111,8 @@ class Catalog:
             NotFound: it does not exist.
             Invalid: a rule is broken, a reference leads nowhere, or the name is another's.
         """
-        for _ in range(_TRIES):
-            stored, generation = await self._read(table, object_id, Consistency.LINEARIZABLE)
+        for _ in range(TRIES):
+            stored, generation = await self.read(table, object_id, Consistency.LINEARIZABLE)
             wanted = merged(stored, sent)
             if wanted == stored:
                 return stored
@@ -121,19 +122,19 @@ class Catalog:
             update = table.update(object_id, wanted, self._clock.now_ms())
             try:
                 await self._store.batch(
-                    [*unchanged, *_ruled(table, object_id, "", wanted), *update]
+                    [*unchanged, *ruled(table, object_id, "", wanted), *update]
                 )
             except Stale:
-                await self._refuse_offenders(table, object_id, "", wanted)
+                await self.refuse_offenders(table, object_id, "", wanted)
             except Conflict as conflict:
-                taken = await self._taken(table, "", wanted, conflict)
+                taken = await self.taken(table, "", wanted, conflict)
                 raise Invalid(taken.detail, field="name") from conflict
             else:
                 return await self.get(table, object_id)
         raise Unavailable(f"{table.title} {object_id} is being changed by many at once")
 
     async def set_default(
-        self, table: AnyTable, object_id: str, parent: AnyTable, parent_id: str
+        self, table: AnyTable, object_id: str, parent: AnyView, parent_id: str
     ) -> None:
         """Make an object the default of its parent, instead of the one before.
 
@@ -156,16 +157,16 @@ class Catalog:
             NotFound: it does not exist.
             Conflict: others are left that belong to it or refer to it.
         """
-        await self._read(table, object_id, Consistency.LINEARIZABLE)
+        await self.read(table, object_id, Consistency.LINEARIZABLE)
         try:
             changed = await self._store.batch(table.delete(object_id))
         except Conflict as conflict:
-            raise await self._in_use(table, object_id) from conflict
+            raise await self.in_use(table, object_id) from conflict
         if not any(changed):
             raise _missing(table, object_id)
 
-    async def _read(
-        self, table: Table[S], object_id: str, consistency: Consistency
+    async def read(
+        self, table: View[S], object_id: str, consistency: Consistency
     ) -> tuple[S, int]:
         # Ids are opaque: any other text, a name too, is the id of nothing.
         rows = (
@@ -177,7 +178,7 @@ class Catalog:
         assert isinstance(generation, int)
         return table.decode(rows[0]), generation
 
-    async def _taken(
+    async def taken(
         self, table: Table[S], parent_id: str, wanted: S, conflict: Conflict
     ) -> Conflict:
         """Return the conflict in the words of the user who met it."""
@@ -194,7 +195,7 @@ class Catalog:
             id=taken_by,
         )
 
-    async def _refuse_offenders(
+    async def refuse_offenders(
         self, table: Table[S], object_id: str, parent_id: str, wanted: S
     ) -> None:
         """Refuse what breaks a rule of its table; the rules may hold again by now."""
@@ -205,7 +206,7 @@ class Catalog:
             if rows:
                 rule.refuse(wanted, rows[0])
 
-    async def _in_use(self, table: AnyTable, object_id: str) -> Conflict:
+    async def in_use(self, table: AnyTable, object_id: str) -> Conflict:
         left: list[str] = []
         for children in table.children:
             (row,) = await self._store.query(children.count(object_id), Consistency.LINEARIZABLE)
@@ -217,7 +218,7 @@ class Catalog:
         )
 
 
-def _ruled(table: Table[S], object_id: str, parent_id: str, wanted: S) -> Iterator[Statement]:
+def ruled(table: Table[S], object_id: str, parent_id: str, wanted: S) -> Iterator[Statement]:
     """Return what lets a batch apply only while no rule of the table is broken."""
     for rule in table.rules:
         yield from guard_none(rule.offenders(object_id, parent_id, wanted))
@@ -231,5 +232,5 @@ def _ids(rows: list[Row]) -> list[str]:
     return [str(row["id"]) for row in rows]
 
 
-def _missing(table: AnyTable, object_id: str) -> NotFound:
+def _missing(table: AnyView, object_id: str) -> NotFound:
     return NotFound(f"{table.title} {quoted(object_id)} does not exist")

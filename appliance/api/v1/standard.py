@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 from appliance.api.guards import Allow
 from appliance.api.v1.route import Call, Route
-from appliance.services.catalog import AnyPart, AnyTable
+from appliance.services.catalog import AnyPart, AnyTable, AnyView
 from appliance.store.base import Statement
 
 Below = Callable[[str], Statement]  # selects ids by the id of their parent
 
 
-def list_all(table: AnyTable, path: str, operation_id: str, tags: str, *, who: Allow) -> Route:
+def list_all(table: AnyView, path: str, operation_id: str, tags: str, *, who: Allow) -> Route:
     async def call(call: Call) -> list[str]:
         return await call.services.catalog.list_ids(table)
 
@@ -31,7 +31,7 @@ def list_all(table: AnyTable, path: str, operation_id: str, tags: str, *, who: A
 
 def list_below(
     below: Below | None,
-    parent: AnyTable,
+    parent: AnyView,
     path: str,
     operation_id: str,
     tags: str,
@@ -57,7 +57,7 @@ def list_below(
 
 def create(
     table: AnyTable,
-    parent: AnyTable | None,
+    parent: AnyView | None,
     path: str,
     operation_id: str,
     tags: str,
@@ -80,7 +80,7 @@ def create(
     )
 
 
-def read(table: AnyTable, path: str, operation_id: str, tags: str, *, who: Allow) -> Route:
+def read(table: AnyView, path: str, operation_id: str, tags: str, *, who: Allow) -> Route:
     async def call(call: Call) -> object:
         return await call.services.catalog.get(table, call.last_id)
 
