@@ -179,7 +179,8 @@ CREATE TABLE template (
     architecture TEXT NOT NULL DEFAULT 'x86_64' CHECK (architecture IN ('x86_64', 'aarch64')),
     is_default INTEGER NOT NULL DEFAULT 0 CHECK (is_default IN (0, 1)),
     size_bytes INTEGER NOT NULL DEFAULT 0, -- virtual size, known once imported
-    phase TEXT NOT NULL CHECK (phase IN ('creating', 'ready', 'error')),
+    phase TEXT NOT NULL CHECK (phase IN ('creating', 'ready', 'deleting')),
+    problem TEXT CHECK (problem IS NULL OR json_valid(problem)), -- why it could not be deleted
     generation INTEGER NOT NULL DEFAULT 1,
     created_at_ms INTEGER NOT NULL,
     updated_at_ms INTEGER NOT NULL,

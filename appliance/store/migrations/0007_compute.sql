@@ -8,6 +8,7 @@ CREATE TABLE kompute (
     name TEXT NOT NULL,
     description TEXT NOT NULL,
     phase TEXT NOT NULL CHECK (phase IN ('creating', 'ready', 'error', 'deleting')),
+    problem TEXT CHECK (problem IS NULL OR json_valid(problem)), -- why it is not as it should be
     generation INTEGER NOT NULL DEFAULT 1,
     created_at_ms INTEGER NOT NULL,
     updated_at_ms INTEGER NOT NULL
@@ -28,8 +29,8 @@ CREATE TABLE instance (
     memory_bytes INTEGER NOT NULL CHECK (memory_bytes > 0),
     vcpus INTEGER NOT NULL CHECK (vcpus > 0),
     power TEXT NOT NULL CHECK (power IN ('running', 'stopped', 'paused')), -- desired
-    generation INTEGER NOT NULL DEFAULT 1,
-    observed_generation INTEGER NOT NULL DEFAULT 0,
+    generation INTEGER NOT NULL DEFAULT 1, -- of what its domain shall be
+    observed_generation INTEGER NOT NULL DEFAULT 0, -- of what its domain is
     phase TEXT NOT NULL CHECK (phase IN ('creating', 'ready', 'error', 'deleting')),
     problem TEXT CHECK (problem IS NULL OR json_valid(problem)),
     observed_state TEXT NOT NULL DEFAULT 'No State', -- the contract's state and reason texts
@@ -133,3 +134,36 @@ CREATE TABLE adapter_address (
     PRIMARY KEY (subnet_id, address), -- nobody shares an address
     UNIQUE (adapter_id, position)
 ) STRICT, WITHOUT ROWID;
+
+-- A domain is told its addresses: when they change, its definition is not what it should be.
+CREATE TRIGGER adapter_address_insert AFTER INSERT ON adapter_address BEGIN
+    UPDATE instance SET generation = generation + 1
+    WHERE id = (SELECT instance_id FROM adapter WHERE id = NEW.adapter_id);
+END;
+
+CREATE TRIGGER adapter_address_delete AFTER DELETE ON adapter_address BEGIN
+    UPDATE instance SET generation = generation + 1
+    WHERE id = (SELECT instance_id FROM adapter WHERE id = OLD.adapter_id);
+END;
+
+CREATE TRIGGER adapter_mac_update AFTER UPDATE OF mac ON adapter BEGIN
+    UPDATE instance SET generation = generation + 1 WHERE id = NEW.instance_id;
+END;
+
+-- How the machines of a project are spread over hosts; without a row: soft.
+CREATE TABLE project_placement (
+    project_id TEXT PRIMARY KEY REFERENCES project (id) ON DELETE CASCADE,
+    spread TEXT NOT NULL CHECK (spread IN ('none', 'soft', 'hard'))
+) STRICT;
+
+-- A Kaktus may also speak about the guests on it, and about the templates that it imports.
+DROP VIEW agent_target;
+CREATE VIEW agent_target (agent_id, target) AS
+SELECT id, 'agent/' || id FROM agent
+UNION ALL
+SELECT kaktus_agent.agent_id, 'instance/' || instance.id
+FROM kaktus_agent JOIN instance ON instance.kaktus_id = kaktus_agent.kaktus_id
+UNION ALL
+SELECT storage_pool_agent.agent_id, 'template/' || template.id
+FROM storage_pool_agent
+JOIN template ON template.storage_pool_id = storage_pool_agent.storage_pool_id;

@@ -1,0 +1,71 @@
+"""What operations on images and domains work on, and through whom.
+
+The arguments of every such operation name the object and the agents, never a value: values are
+read from the rows by each step, so that a late retry applies what is wanted then.
+"""
+
+from collections.abc import Sequence
+from typing import Final, TypeVar
+
+import msgspec
+
+from appliance.model.storage import LocalPool, RbdPool, StoragePoolRef
+from appliance.operations.step import StepContext
+from appliance.resources.storage_pool import DEFAULT_CEPH_ADDRESS, DEFAULT_CEPH_PORT
+from appliance.store.base import Row, Statement
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+LOCAL: Final = "local://"
+
+
+class Work(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The arguments of an operation.
+
+    The agents are chosen once. A storage pool has several: if an undo went another way than the
+    command that it undoes, no fence would stop that command from coming late.
+
+    Attributes:
+        id: of the object.
+        host_agent: of the Kaktus that its domain is on.
+        storage_agents: by the id of the storage pool.
+        action: what to do to the guest, for those operations that have a choice.
+    """
+
+    id: str
+    host_agent: str = ""
+    storage_agents: dict[str, str] = {}
+    action: str = ""
+
+
+class PoolPlace(msgspec.Struct, frozen=True):
+    """Where a storage pool is, as its row says."""
+
+    storage_pool_id: str
+    pool: str
+    ceph_address: str
+    ceph_port: int
+
+    @property
+    def ref(self) -> StoragePoolRef:
+        if self.ceph_address.startswith(LOCAL):
+            return LocalPool(directory=self.ceph_address.removeprefix(LOCAL))
+        # A driver finds the other monitors through the first.
+        return RbdPool(
+            pool=self.pool,
+            monitor_address=self.ceph_address.split(",")[0] or DEFAULT_CEPH_ADDRESS,
+            monitor_port=self.ceph_port or DEFAULT_CEPH_PORT,
+        )
+
+
+async def read_rows(context: StepContext[Work], kind: type[S], statement: Statement) -> list[S]:
+    return convert_rows(await context.query(statement), kind)
+
+
+def convert_rows(rows: Sequence[Row], kind: type[S]) -> list[S]:
+    return [msgspec.convert(row, kind, strict=False) for row in rows]
+
+
+def as_json(value: object) -> str:
+    """Return JSON for a parameter: a problem, or ids for `json_each`."""
+    return msgspec.json.encode(value).decode()
