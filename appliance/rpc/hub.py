@@ -341,9 +341,13 @@ class Hub:
                     del self._current[agent_id]
                 live.close(CloseCode.REPLACED, "did not answer when a newer session came")
                 continue
-            detail = "two machines prove the same identity; the newer one was refused"
-            await self._raise_alarm("agent_cloned", f"agent/{agent_id}", detail)
-            raise Refused(CloseCode.CLONED_IDENTITY, detail)
+            await self._raise_alarm(
+                "agent_cloned",
+                f"agent/{agent_id}",
+                f"a second machine (boot {proven.hello.boot_id}) proves the identity of the one "
+                f"at {live.address} (boot {live.proven.hello.boot_id}) and was refused",
+            )
+            raise Refused(CloseCode.CLONED_IDENTITY, "another machine lives under this identity")
 
     async def _raise_alarm(self, kind: str, about: str, detail: str) -> None:
         try:
