@@ -1,6 +1,7 @@
 """Template: the operating system image that volumes are cloned from."""
 
 import re
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Final
 from urllib.parse import SplitResult, urlsplit
@@ -9,8 +10,22 @@ import msgspec
 from msgspec import UNSET
 
 from appliance.core.errors import Invalid
+from appliance.model.compute import Architecture
+from appliance.model.storage import ObservedImage, TemplateSource
+from appliance.model.target import target
+from appliance.operations.step import OnFailure, OperationKind, Outputs, Step, StepContext
 from appliance.resources.fields import Maybe, about, given
 from appliance.resources.names import check_name, check_text
+from appliance.resources.table import Children, Table, flat
+from appliance.resources.work import CHANGE_BUDGET_S, PoolPlace, Work, as_json, read_rows
+from appliance.rpc.method import TimeoutClass
+from appliance.rpc.storage import (
+    STORAGE_ENSURE_IMAGE_ABSENT,
+    STORAGE_IMPORT_TEMPLATE,
+    ImageRef,
+    TemplateImport,
+)
+from appliance.store.base import Statement
 
 MAX_SOURCE_LENGTH: Final = 2048
 
@@ -89,3 +104,189 @@ def _problem_of_parts(url: SplitResult, port: int | None) -> str | None:
     if not url.hostname or port == 0:
         return "names no host and port to ask"
     return None
+
+
+class Place(PoolPlace, frozen=True):
+    """A template as a step sees it."""
+
+    source: str
+    size_bytes: int
+
+
+def architecture_of(source: str) -> Architecture:
+    """Tell what a disk image runs on: the contract does not, but every publisher's file name does.
+
+    A name that says nothing means x86_64.
+    """
+    path = urlsplit(source).path.lower()
+    is_arm = any(word in path for word in ("aarch64", "arm64"))
+    return Architecture.AARCH64 if is_arm else Architecture.X86_64
+
+
+def _insert(template_id: str, pool_id: str, template: Template, now_ms: int) -> Sequence[Statement]:
+    return [
+        Statement(
+            "INSERT INTO template (id, storage_pool_id, name, description, os, source,"
+            " architecture, phase, created_at_ms, updated_at_ms)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, 'creating', ?, ?)",
+            (
+                template_id,
+                pool_id,
+                template.name,
+                given(template.description, ""),
+                given(template.os, OperatingSystem.LINUX).value,
+                template.source,
+                architecture_of(template.source).value,
+                now_ms,
+                now_ms,
+            ),
+        )
+    ]
+
+
+def _update(template_id: str, template: Template, now_ms: int) -> Sequence[Statement]:
+    return [
+        Statement(
+            "UPDATE template SET name = ?, description = ?, generation = generation + 1,"
+            " updated_at_ms = ? WHERE id = ?",
+            (template.name, given(template.description, ""), now_ms, template_id),
+        )
+    ]
+
+
+TEMPLATES: Final = Table(
+    kind="template",
+    title="template",
+    struct=Template,
+    list_ids=Statement("SELECT id FROM template WHERE phase <> 'creating' ORDER BY id"),
+    list_children_ids=lambda pool_id: Statement(
+        "SELECT id FROM template WHERE storage_pool_id = ? AND phase <> 'creating' ORDER BY id",
+        (pool_id,),
+    ),
+    find_named=lambda pool_id, name: Statement(
+        "SELECT id FROM template WHERE storage_pool_id = ? AND name = ?", (pool_id, name)
+    ),
+    read=lambda template_id: Statement(
+        "SELECT id, name, description, os, source, generation FROM template"
+        " WHERE id = ? AND phase <> 'creating'",
+        (template_id,),
+    ),
+    decode=flat(Template),
+    guard=lambda template_id, generation: Statement(
+        "SELECT EXISTS (SELECT 1 FROM template WHERE id = ? AND generation = ?)",
+        (template_id, generation),
+    ),
+    check=check_template,
+    check_change=check_template_change,
+    insert=_insert,
+    update=_update,
+    delete=lambda template_id: [Statement("DELETE FROM template WHERE id = ?", (template_id,))],
+    set_default=lambda pool_id, template_id: [
+        Statement(
+            "UPDATE template SET is_default = 0 WHERE storage_pool_id = ? AND is_default = 1"
+            " AND EXISTS (SELECT 1 FROM template AS next"
+            " WHERE next.id = ? AND next.storage_pool_id = ?)",
+            (pool_id, template_id, pool_id),
+        ),
+        Statement(
+            "UPDATE template SET is_default = 1 WHERE id = ? AND storage_pool_id = ?",
+            (template_id, pool_id),
+        ),
+    ],
+    children=(
+        Children(
+            "volumes",
+            lambda template_id: Statement(
+                "SELECT COUNT(*) AS children FROM volume WHERE template_id = ?", (template_id,)
+            ),
+        ),
+    ),
+)
+
+
+def volumes_of_template(template_id: str) -> Statement:
+    """Select the volumes that are clones of a template."""
+    return Statement("SELECT id FROM volume WHERE template_id = ? ORDER BY id", (template_id,))
+
+
+def begin_delete_template(template_id: str) -> Statement:
+    """From now on nobody is given the template."""
+    return Statement(
+        "UPDATE template SET phase = 'deleting', is_default = 0 WHERE id = ?", (template_id,)
+    )
+
+
+def template_pool(template_id: str) -> Statement:
+    """Select the id of the storage pool of a template, and its phase."""
+    return Statement("SELECT storage_pool_id, phase FROM template WHERE id = ?", (template_id,))
+
+
+async def _place(context: StepContext[Work]) -> Place:
+    (place,) = await read_rows(
+        context,
+        Place,
+        Statement(
+            "SELECT storage_pool_id, pool, ceph_address, ceph_port, source, size_bytes"
+            " FROM template JOIN storage_pool ON storage_pool.id = storage_pool_id"
+            " WHERE template.id = ?",
+            (context.arguments.id,),
+        ),
+    )
+    return place
+
+
+async def _import(context: StepContext[Work]) -> ObservedImage:
+    place = await _place(context)
+    template_id = context.arguments.id
+    return await context.call(
+        context.arguments.storage_agents[place.storage_pool_id],
+        STORAGE_IMPORT_TEMPLATE,
+        TemplateImport(place.ref, TemplateSource(template_id=template_id, url=place.source)),
+        target=target("template", template_id),
+    )
+
+
+async def _remove(context: StepContext[Work]) -> None:
+    place = await _place(context)
+    template_id = context.arguments.id
+    await context.call(
+        context.arguments.storage_agents[place.storage_pool_id],
+        STORAGE_ENSURE_IMAGE_ABSENT,
+        ImageRef(place.ref, template_id),
+        target=target("template", template_id),
+    )
+
+
+def _imported(work: Work, outputs: Outputs) -> Sequence[Statement]:
+    """The first template of a pool becomes its default."""
+    image = outputs.get("image", ObservedImage)
+    return [
+        Statement(
+            "UPDATE template SET phase = 'ready', size_bytes = ?, is_default = NOT EXISTS"
+            " (SELECT 1 FROM template AS other WHERE other.is_default = 1"
+            " AND other.storage_pool_id = template.storage_pool_id) WHERE id = ?",
+            (image.size_bytes, work.id),
+        )
+    ]
+
+
+TEMPLATE_CREATE: Final = OperationKind(
+    name="template_create",
+    arguments=Work,
+    steps=(Step("image", _import, _remove),),
+    on_failure=OnFailure.UNDO,
+    budget_s=TimeoutClass.DOWNLOAD,
+    finish=_imported,
+    withdraw=lambda work: TEMPLATES.delete(work.id),
+)
+TEMPLATE_DELETE: Final = OperationKind(
+    name="template_delete",
+    arguments=Work,
+    steps=(Step("image", _remove),),
+    on_failure=OnFailure.LEAVE,
+    budget_s=CHANGE_BUDGET_S,
+    finish=lambda work, _: TEMPLATES.delete(work.id),
+    mark_failed=lambda work, problem: [
+        Statement("UPDATE template SET problem = ? WHERE id = ?", (as_json(problem), work.id))
+    ],
+)

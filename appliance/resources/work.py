@@ -18,6 +18,11 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 LOCAL: Final = "local://"
 
+# How long trouble is met by trying again. Below the clients' deadlines, so that most of them hear
+# how it ended; the create of a template takes as long as its download.
+CREATE_BUDGET_S: Final = 900.0
+CHANGE_BUDGET_S: Final = 270.0
+
 
 class Work(msgspec.Struct, frozen=True, omit_defaults=True):
     """The arguments of an operation.
