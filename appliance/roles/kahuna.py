@@ -4,6 +4,7 @@ A composition root: it wires and starts, it decides nothing.
 """
 
 import asyncio
+import resource
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -107,6 +108,7 @@ async def run_kahuna(config: KahunaConfig, *, ready: Callable[[Ready], None]) ->
         Conflict: another process holds the state directory or the address.
         Corrupt: the state cannot be trusted, or was written by a newer release.
     """
+    _raise_file_limit()
     async with open_kahuna(config, SystemClock()) as kahuna:
         await kahuna.serve(ready)
 
@@ -258,6 +260,12 @@ class Kahuna:
         if not is_loopback(self._config.host):
             return None
         return frozenset(name.lower() for name in self._names())
+
+
+def _raise_file_limit() -> None:
+    """Take what the system grants: each connection is an open file, and 1024 are few."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _reach(config: KahunaConfig, port: int) -> Reach:
