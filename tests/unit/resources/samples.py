@@ -20,7 +20,7 @@ from appliance.resources.table import Table
 from appliance.resources.team import TEAMS, Team
 from appliance.resources.vnet import VNETS, VNet
 from appliance.resources.zone import ZONES, Zone
-from appliance.store.base import Statement, Store
+from appliance.store.base import SqlValue, Statement, Store
 
 
 @dataclass(frozen=True)
@@ -146,12 +146,12 @@ SAMPLES: Final = (
         changed=lambda _: Subnet(
             name="tenants-2",
             description="",
-            cidr="192.168.0.0/30",
-            gateway="192.168.0.2",
+            cidr="192.168.0.0/29",
+            gateway="192.168.0.6",
             dns="",
             extra_routes=[],
             reserved=[],
-            gw_pool=[IpRange(first="192.168.0.1", last="192.168.0.1")],
+            gw_pool=[IpRange(first="192.168.0.1", last="192.168.0.5")],
             application=Application.USER,
         ),
     ),
@@ -187,3 +187,22 @@ SAMPLES: Final = (
         fixed={"users": "no users exist yet"},
     ),
 )  # fmt: skip
+
+
+async def add_row(store: Store, table: str, **values: SqlValue) -> str:
+    """Write a row with only the values that matter to a test; the others are empty or zero."""
+    row_id = new_id()
+    columns = await store.query(
+        Statement('SELECT name, type FROM pragma_table_info(?) WHERE "notnull" = 1', (table,))
+    )
+    empty: dict[str, SqlValue] = {
+        str(column["name"]): "" if column["type"] == "TEXT" else 0 for column in columns
+    }
+    names = await store.query(Statement("SELECT name FROM pragma_table_info(?)", (table,)))
+    own: dict[str, SqlValue] = {"id": row_id} if {"name": "id"} in names else {}
+    row = empty | own | values
+    marks = ", ".join("?" * len(row))
+    await store.batch([
+        Statement(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", tuple(row.values()))
+    ])  # fmt: skip
+    return row_id
