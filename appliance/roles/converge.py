@@ -25,7 +25,7 @@ from appliance.roles.node_file import (
 )
 
 _LOOK_EVERY_S = 0.05
-_START_S = 15.0
+_START_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +54,15 @@ async def ensure_supervisor(files: NodeFiles, program: Program, *, clock: Clock)
         environment=program.environment,
     )
     end = clock.monotonic() + _START_S
-    while supervisor_pid(files) is None:
-        if clock.monotonic() > end or _has_ended(pid):
+    # Not before ours is the one, or has ended because another command was quicker: else it might
+    # still become the one after that has been told to stop.
+    while supervisor_pid(files) != pid:
+        if _has_ended(pid):
+            if supervisor_pid(files) is not None:
+                return False
             raise Unavailable("the supervisor did not start", hint=f"see {files.log}")
+        if clock.monotonic() > end:
+            raise Unavailable("the supervisor does not start", hint=f"see {files.log}")
         await clock.sleep(_LOOK_EVERY_S)
     return True
 

@@ -116,7 +116,7 @@ def supervisor_pid(files: NodeFiles) -> int | None:
 
 
 @contextmanager
-def hold(lock: Path, holder: str, *, wait_s: float = 2.0) -> Generator[None]:
+def hold(lock: Path, holder: str, *, wait_s: float = 0.25) -> Generator[None]:
     """Hold a lock file; somebody who only looks, or is about to be done, is waited for.
 
     Raises:

@@ -98,6 +98,16 @@ def node(tmp_path: Path, executable: Path, unpacked: Path) -> Generator[RealNode
     made = RealNode(tmp_path, executable, unpacked)
     yield made
     made.role("stop")
+    options = b"\0".join(option.encode() for option in made.options)
+    left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if options in _read(path)]
+    assert not left, "a supervisor is left"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 @pytest.fixture
