@@ -35,6 +35,11 @@ from appliance.store.base import Statement
 GRACE_S: Final = 150.0
 
 
+# The names of the steps below.
+DEFINE: Final = "domain"
+RUN: Final = "power"
+
+
 class DomainDisk(PoolPlace, frozen=True):
     id: str
 
@@ -154,10 +159,10 @@ def guest_left(desired: Power, last: DomainState, now: DomainState, why: DomainR
     )
 
 
-async def define(context: StepContext[Work], instance_id: str) -> Defined:
+async def define(context: StepContext[Work]) -> Defined:
     """Define the domain and the bridges it needs, or change what is there; live if possible."""
-    row = await _read(context, instance_id)
-    held = target("instance", instance_id)
+    row = await _read(context)
+    held = target("instance", row.id)
     agent_id = context.arguments.host_agent
     for bridge in sorted({(card.bridge, card.vlan) for card in row.list_interfaces()}):
         # Under the instance, not the node: locking that would put all its instances in a queue,
@@ -174,26 +179,28 @@ async def define(context: StepContext[Work], instance_id: str) -> Defined:
     )
 
 
-async def run(context: StepContext[Work], instance_id: str, defined: Defined) -> Running:
+async def run(context: StepContext[Work]) -> Running:
     """Bring the domain to its power state; restart it where a change waits for that."""
-    row = await _read(context, instance_id)
-    power = Power.STOPPED if defined.guest_left else row.power
+    row = await _read(context)
+    left = context.outputs.get(DEFINE, Defined).guest_left
+    power = Power.STOPPED if left else row.power
     if power is Power.RUNNING:
         seen = await context.call(
             context.arguments.host_agent,
             COMPUTE_GET_DOMAIN,
-            DomainRef(instance_id),
-            target=target("instance", instance_id),
+            DomainRef(row.id),
+            target=target("instance", row.id),
         )
         running = seen.running_generation
         if running is not None and running < seen.generation:
-            await ensure_power(context, instance_id, Power.STOPPED, grace_s=GRACE_S)
-    return as_running(await ensure_power(context, instance_id, power))
+            await ensure_power(context, Power.STOPPED, grace_s=GRACE_S)
+    return as_running(await ensure_power(context, power))
 
 
 async def ensure_power(
-    context: StepContext[Work], instance_id: str, power: Power, *, grace_s: float = 0
+    context: StepContext[Work], power: Power, *, grace_s: float = 0
 ) -> ObservedDomain:
+    instance_id = context.arguments.instance_id
     return await context.call(
         context.arguments.host_agent,
         COMPUTE_ENSURE_POWER,
@@ -202,7 +209,8 @@ async def ensure_power(
     )
 
 
-async def ensure_domain_absent(context: StepContext[Work], instance_id: str) -> None:
+async def ensure_domain_absent(context: StepContext[Work]) -> None:
+    instance_id = context.arguments.instance_id
     await context.call(
         context.arguments.host_agent,
         COMPUTE_ENSURE_DOMAIN_ABSENT,
@@ -215,9 +223,9 @@ def as_running(observed: ObservedDomain) -> Running:
     return Running(observed.state, observed.reason)
 
 
-def record_domain(instance_id: str, outputs: Outputs) -> Statement:
-    """Write what `define` and `run` (steps "domain" and "power") have found and made."""
-    defined, running = outputs.get("domain", Defined), outputs.get("power", Running)
+def record_domain(work: Work, outputs: Outputs) -> Statement:
+    """Write what `define` and `run` have made and found."""
+    defined, running = outputs.get(DEFINE, Defined), outputs.get(RUN, Running)
     return Statement(
         "UPDATE instance SET phase = 'ready', problem = NULL, observed_generation = ?,"
         " power = CASE WHEN ? THEN 'stopped' ELSE power END,"
@@ -227,12 +235,13 @@ def record_domain(instance_id: str, outputs: Outputs) -> Statement:
             int(defined.guest_left),
             running.state.value,
             running.reason.value,
-            instance_id,
+            work.instance_id,
         ),
     )
 
 
-async def _read(context: StepContext[Work], instance_id: str) -> DomainRow:
+async def _read(context: StepContext[Work]) -> DomainRow:
+    instance_id = context.arguments.instance_id
     rows = await read_rows(context, DomainRow, domain_row(instance_id))
     if not rows:
         raise DriverError(f"instance {instance_id} has no volume with a system")

@@ -32,12 +32,14 @@ class Work(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         id: of the object.
-        host_agent: of the Kaktus that its domain is on.
+        instance_id: of the instance whose domain is worked on.
+        host_agent: of the Kaktus that this domain is on.
         storage_agents: by the id of the storage pool.
         action: what to do to the guest, for those operations that have a choice.
     """
 
     id: str
+    instance_id: str = ""
     host_agent: str = ""
     storage_agents: dict[str, str] = {}
     action: str = ""

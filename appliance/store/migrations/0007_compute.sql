@@ -135,21 +135,6 @@ CREATE TABLE adapter_address (
     UNIQUE (adapter_id, position)
 ) STRICT, WITHOUT ROWID;
 
--- A domain is told its addresses: when they change, its definition is not what it should be.
-CREATE TRIGGER adapter_address_insert AFTER INSERT ON adapter_address BEGIN
-    UPDATE instance SET generation = generation + 1
-    WHERE id = (SELECT instance_id FROM adapter WHERE id = NEW.adapter_id);
-END;
-
-CREATE TRIGGER adapter_address_delete AFTER DELETE ON adapter_address BEGIN
-    UPDATE instance SET generation = generation + 1
-    WHERE id = (SELECT instance_id FROM adapter WHERE id = OLD.adapter_id);
-END;
-
-CREATE TRIGGER adapter_mac_update AFTER UPDATE OF mac ON adapter BEGIN
-    UPDATE instance SET generation = generation + 1 WHERE id = NEW.instance_id;
-END;
-
 -- How the machines of a project are spread over hosts; without a row: soft.
 CREATE TABLE project_placement (
     project_id TEXT PRIMARY KEY REFERENCES project (id) ON DELETE CASCADE,
@@ -167,3 +152,14 @@ UNION ALL
 SELECT storage_pool_agent.agent_id, 'template/' || template.id
 FROM storage_pool_agent
 JOIN template ON template.storage_pool_id = storage_pool_agent.storage_pool_id;
+
+-- What a project may be given: never a subnet for storage, nor one in which a machine has an adapter.
+CREATE VIEW free_private_subnet AS
+SELECT subnet.id, subnet.prefix_length, subnet.vnet_id, vnet.region_id
+FROM subnet JOIN vnet ON vnet.id = subnet.vnet_id
+WHERE vnet.private = 1 AND subnet.application = 'user'
+    AND NOT EXISTS (SELECT 1 FROM project_region WHERE project_region.subnet_id = subnet.id)
+    AND NOT EXISTS (
+        SELECT 1 FROM adapter WHERE adapter.subnet_id = subnet.id
+            AND (adapter.instance_id IS NOT NULL OR adapter.kompute_id IS NOT NULL)
+    );
