@@ -90,10 +90,17 @@ def check_references(ids: Sequence[str], field: str) -> None:
     """Accept ids of other objects; whether they exist is for the store to say.
 
     Raises:
-        Invalid: one that stands twice, or more than 1024.
+        Invalid: one that stands twice, or is not printable, or more than 1024.
     """
     check_count(ids, field, maximum=MAX_REFERENCES)
     check_unique(ids, field)
+    for index, text in enumerate(ids):
+        # SQLite's JSON functions stop at a NUL, and would take what stands before it for the id.
+        if not text.isprintable():
+            raise Invalid(
+                f"{field}[{index}] names {quoted(text)}, which does not exist",
+                field=f"{field}[{index}]",
+            )
 
 
 def check_unique(texts: Sequence[str], field: str) -> None:

@@ -1,26 +1,27 @@
 import asyncio
-from collections.abc import AsyncGenerator
-from pathlib import Path
+from collections.abc import Awaitable
+from contextlib import suppress
 
 import pytest
-import pytest_asyncio
 
-from appliance.core.clock import SystemClock
 from appliance.core.errors import Conflict, Invalid, NotFound
 from appliance.core.ids import new_id
+from appliance.resources.kaktus import KAKTUSES, Kaktus
 from appliance.resources.region import REGIONS, Region
+from appliance.resources.storage_pool import STORAGE_POOLS, StoragePool
+from appliance.resources.subnet import SUBNETS, Subnet
+from appliance.resources.vnet import VNETS, VNet
 from appliance.resources.zone import ZONES, Zone
 from appliance.services.catalog import Catalog
 from appliance.store.base import Statement
 from appliance.store.sqlite import SqliteStore
+from tests.support.clock import ManualClock
+from tests.unit.resources.samples import make_world
 
 
-@pytest_asyncio.fixture
-async def catalog(tmp_path: Path) -> AsyncGenerator[Catalog]:
-    clock = SystemClock()
-    store = await SqliteStore.open(tmp_path / "state.db", clock=clock)
-    yield Catalog(store, clock)
-    await store.close()
+@pytest.fixture
+def catalog(store: SqliteStore, clock: ManualClock) -> Catalog:
+    return Catalog(store, clock)
 
 
 def _zones_of(region_id: str) -> Statement:
@@ -123,3 +124,111 @@ async def test_of_many_creating_one_name_exactly_one_wins(catalog: Catalog) -> N
         for _ in range(20):
             group.create_task(create())
     assert sorted(outcomes) == ["lost"] * 19 + ["won"]
+
+
+async def test_of_many_taking_one_agent_exactly_one_wins(
+    catalog: Catalog, store: SqliteStore
+) -> None:
+    world = await make_world(store)
+    outcomes: list[str] = []
+
+    async def create(number: int) -> None:
+        kaktus = Kaktus(name=f"k{number}", agents=world.kaktus_agents[:1])
+        try:
+            await catalog.create(KAKTUSES, kaktus, ZONES, world.zone)
+            outcomes.append("won")
+        except Invalid as refused:
+            outcomes.append(str(refused.context["field"]))
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(20):
+            group.create_task(create(number))
+    assert sorted(outcomes) == ["agents[0]"] * 19 + ["won"]
+
+
+async def test_of_many_taking_one_network_exactly_one_wins_and_is_the_default(
+    catalog: Catalog, store: SqliteStore
+) -> None:
+    world = await make_world(store)
+    made: list[Subnet] = []
+
+    async def create(number: int) -> None:
+        # Networks 0 to 4, each wanted by four.
+        cidr, gateway = f"10.{number % 5}.0.0/16", f"10.{number % 5}.0.1"
+        subnet = Subnet(name=f"s{number}", cidr=cidr, gateway=gateway)
+        with suppress(Invalid):
+            made.append(await catalog.create(SUBNETS, subnet, VNETS, world.vnet))
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(20):
+            group.create_task(create(number))
+    assert sorted(subnet.cidr for subnet in made) == [f"10.{n}.0.0/16" for n in range(5)]
+    defaults = await store.query(Statement("SELECT id FROM subnet WHERE is_default = 1"))
+    assert len(defaults) == 1
+
+
+async def test_a_network_never_turns_while_a_subnet_is_being_made_on_it(
+    catalog: Catalog, store: SqliteStore
+) -> None:
+    world = await make_world(store)
+    for round_ in range(10):
+        vnet = await catalog.create(
+            VNETS, VNet(name=f"v{round_}", interface="br0"), REGIONS, world.region
+        )
+        assert isinstance(vnet.id, str)
+        subnet = Subnet(name=f"s{round_}", cidr=f"10.{round_}.0.0/16", gateway=f"10.{round_}.0.1")
+        turned = VNet(name=f"v{round_}", interface="br0", private=False)
+        outcomes = [
+            outcome
+            for outcome in await _all_of(
+                catalog.create(SUBNETS, subnet, VNETS, vnet.id),
+                catalog.update(VNETS, vnet.id, turned),
+            )
+            if not isinstance(outcome, Invalid)
+        ]
+        assert len(outcomes) == 1
+
+
+async def test_default_moves_between_many_who_want_it(catalog: Catalog, store: SqliteStore) -> None:
+    world = await make_world(store)
+    ids: list[str] = []
+    for number in range(4):
+        pool = StoragePool(name=f"p{number}", pool="rbd", agents=[])
+        made = await catalog.create(STORAGE_POOLS, pool, REGIONS, world.region)
+        assert isinstance(made.id, str)
+        ids.append(made.id)
+
+    async def make_default(pool_id: str) -> None:
+        with suppress(NotFound):  # the last pool goes meanwhile
+            await catalog.set_default(STORAGE_POOLS, pool_id, REGIONS, world.region)
+
+    async with asyncio.TaskGroup() as group:
+        for pool_id in ids * 4:
+            group.create_task(make_default(pool_id))
+        group.create_task(catalog.delete(STORAGE_POOLS, ids[3]))
+    defaults = await store.query(Statement("SELECT id FROM storage_pool WHERE is_default = 1"))
+    assert len(defaults) <= 1
+
+
+async def test_an_update_without_a_difference_writes_nothing(
+    catalog: Catalog, store: SqliteStore
+) -> None:
+    region_id = await _region(catalog)
+    read = await catalog.get(REGIONS, region_id)
+    before = await store.query(Statement("SELECT * FROM region"))
+    assert await catalog.update(REGIONS, region_id, read) == read
+    assert await store.query(Statement("SELECT * FROM region")) == before
+
+
+async def _all_of(*awaitables: Awaitable[object]) -> list[object]:
+    """Run all at once and return what each returned or raised."""
+
+    async def outcome(awaitable: Awaitable[object]) -> object:
+        try:
+            return await awaitable
+        except Invalid as refused:
+            return refused
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(outcome(awaitable)) for awaitable in awaitables]
+    return [task.result() for task in tasks]
