@@ -117,3 +117,27 @@ def test_a_second_kahuna_on_the_same_state_is_refused(place: Place) -> None:
     assert second.returncode == 5
     assert "held by process" in second.stderr
     assert json.loads(place.cli("agent", "list", "-o", "json")) == []
+
+
+def test_stopping_with_open_sockets_and_endless_answers_is_quick_and_clean(place: Place) -> None:
+    port = free_port()
+    kahuna, agent = place.kahuna(port), place.agent("Kaktus")
+    agent.until("agent is up")
+    (agent_id,) = place.cli("agent", "list", "-o", "name").split()
+    with (
+        httpx.Client(transport=httpx.HTTPTransport(uds=str(place.socket))) as client,
+        client.stream(
+            "GET", f"http://localhost/api/ext/v1/agents/{agent_id}/log?follow=true"
+        ) as following,
+    ):
+        lines = following.iter_lines()
+        assert "agent_enrolled" in next(lines)
+        started = time.monotonic()
+        assert kahuna.stop() == 0
+        assert time.monotonic() - started < 5
+        assert all("Traceback" not in line for line in lines)
+    assert not kahuna.says("Traceback")
+    agent.until("kahuna_not_connected")
+
+    place.kahuna(port)
+    until_now(lambda: place.connected(agent_id), "the agent comes back", timeout_s=40)
