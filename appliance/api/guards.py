@@ -19,6 +19,8 @@ ALLOW: Final = "allow"
 class Allow(StrEnum):
     ANYONE = "anyone"  # also without a credential
     AUTHENTICATED = "authenticated"
+    PROJECT_MEMBER = "project_member"  # of a team of the project that the object belongs to
+    PROJECT_ADMIN = "project_admin"
     SUPER_ADMIN = "super_admin"
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 from appliance.core.clock import Clock
 from appliance.operations.engine import Engine
 from appliance.rpc.hub import Hub
+from appliance.services.adapters import Adapters
 from appliance.services.agents import Agents
 from appliance.services.alarms import Alarms
 from appliance.services.authority import Authority
 from appliance.services.catalog import Catalog
 from appliance.services.master_key import MasterKey
+from appliance.services.projects import Projects
 from appliance.services.recovery import Recovery
 from appliance.services.rotation import Rotation
 from appliance.services.settings import Settings
@@ -44,6 +46,8 @@ class Services:
     alarms: Alarms
     authority: Authority
     catalog: Catalog
+    projects: Projects
+    adapters: Adapters
     settings: Settings
     master_key: MasterKey
     rotation: Rotation

@@ -10,10 +10,16 @@ from msgspec import UNSET
 from appliance.core.errors import Invalid
 from appliance.resources.allocation import assign_address, mac_candidates
 from appliance.resources.fields import Maybe, about, given
-from appliance.resources.ipv4 import parse_address, parse_network, parse_range
+from appliance.resources.ipv4 import (
+    format_address,
+    parse_address,
+    parse_network,
+    parse_range,
+)
 from appliance.resources.names import check_count, check_name, check_text, check_unique, quoted
 from appliance.resources.subnet import Subnet
-from appliance.store.base import Statement
+from appliance.resources.table import View
+from appliance.store.base import Row, Statement
 
 MAX_ADDRESSES: Final = 256
 
@@ -40,8 +46,8 @@ def canonical_mac(mac: str) -> str:
     return mac.lower()
 
 
-def check_adapter(adapter: Adapter, subnet: Subnet) -> None:
-    """Accept an adapter in a subnet that was accepted.
+def check_adapter(adapter: Adapter, subnet: Subnet | None = None) -> None:
+    """Accept an adapter, in a subnet that was accepted; left out, it is not looked at.
 
     Raises:
         Invalid: a field breaks a rule.
@@ -53,10 +59,11 @@ def check_adapter(adapter: Adapter, subnet: Subnet) -> None:
     addresses = given(adapter.addresses, [])
     check_count(addresses, "addresses", maximum=MAX_ADDRESSES)
     check_unique(addresses, "addresses")
-    for index, address in enumerate(addresses):
-        _check_address(
-            address, f"addresses[{index}]", subnet, router=given(adapter.reserved, otherwise=False)
-        )
+    router = given(adapter.reserved, otherwise=False)
+    for index, text in enumerate(addresses):
+        address = parse_address(text, f"addresses[{index}]")
+        if subnet is not None:
+            _check_address(address, f"addresses[{index}]", subnet, router=router)
 
 
 def _check_mac(mac: str) -> None:
@@ -75,9 +82,9 @@ def _check_mac(mac: str) -> None:
         )
 
 
-def _check_address(text: str, field: str, subnet: Subnet, *, router: bool) -> None:
+def _check_address(address: int, field: str, subnet: Subnet, *, router: bool) -> None:
     network = parse_network(subnet.cidr, "cidr")
-    address = parse_address(text, field)
+    text = format_address(address)
     if not network.has_host(address):
         raise Invalid(f"{field} {text} is no address of a machine in {network}", field=field)
     if router:
@@ -146,14 +153,113 @@ def insert_adapter(
         ),
         assign_address(adapter_id, subnet_id)
         if automatic
-        else _insert_addresses(adapter_id, subnet_id, addresses),
+        else _insert_addresses(adapter_id, addresses),
     ]
 
 
-def _insert_addresses(adapter_id: str, subnet_id: str, addresses: Sequence[str]) -> Statement:
-    numbers = [parse_address(text, "addresses") for text in addresses]
+def _insert_addresses(adapter_id: str, addresses: Sequence[str]) -> Statement:
     return Statement(
         "INSERT INTO adapter_address (subnet_id, address, adapter_id, position)"
-        " SELECT ?, value, ?, key FROM json_each(?)",
-        (subnet_id, adapter_id, msgspec.json.encode(numbers).decode()),
+        " SELECT adapter.subnet_id, wanted.value, adapter.id, wanted.key"
+        " FROM adapter, json_each(?) AS wanted WHERE adapter.id = ?",
+        (_as_numbers(addresses), adapter_id),
     )
+
+
+def _as_numbers(addresses: Sequence[str]) -> str:
+    numbers = [parse_address(text, "addresses") for text in addresses]
+    return msgspec.json.encode(numbers).decode()
+
+
+def update_adapter(adapter_id: str, adapter: Adapter, now_ms: int) -> list[Statement]:
+    """Write all of an adapter; refused by the same conflicts as `insert_adapter`."""
+    return [
+        Statement(
+            "UPDATE adapter SET name = ?, description = ?, mac = ?, reserved = ?,"
+            " generation = generation + 1, updated_at_ms = ? WHERE id = ?",
+            (
+                adapter.name,
+                given(adapter.description, ""),
+                given(adapter.mac, ""),
+                int(given(adapter.reserved, otherwise=False)),
+                now_ms,
+                adapter_id,
+            ),
+        ),
+        Statement("DELETE FROM adapter_address WHERE adapter_id = ?", (adapter_id,)),
+        _insert_addresses(adapter_id, given(adapter.addresses, [])),
+    ]
+
+
+def delete_adapter(adapter_id: str) -> Statement:
+    """Remove an adapter; its addresses are free at once."""
+    return Statement("DELETE FROM adapter WHERE id = ?", (adapter_id,))
+
+
+def _decode(row: Row) -> Adapter:
+    numbers = msgspec.json.decode(str(row["addresses"]), type=list[int])
+    addresses = [format_address(number) for number in numbers]
+    return msgspec.convert(row | {"addresses": addresses}, Adapter, strict=False)
+
+
+def who_has(subnet_id: str, addresses: Sequence[str], other_than: str) -> Statement:
+    """Select the `id` and `name` of adapters that have one of the addresses, and that `address`."""
+    return Statement(
+        "SELECT adapter.id, adapter.name, taken.address FROM json_each(?) AS wanted"
+        " JOIN adapter_address AS taken ON taken.subnet_id = ? AND taken.address = wanted.value"
+        " JOIN adapter ON adapter.id = taken.adapter_id"
+        " WHERE adapter.id <> ? ORDER BY wanted.key",
+        (_as_numbers(addresses), subnet_id, other_than),
+    )
+
+
+def who_has_mac(mac: str, other_than: str) -> Statement:
+    """Select the `id` and `name` of the adapter that has a hardware address to itself."""
+    return Statement(
+        "SELECT id, name FROM adapter WHERE lower(mac) = ? AND reserved = 0 AND id <> ?",
+        (canonical_mac(mac), other_than),
+    )
+
+
+def place_of(adapter_id: str) -> Statement:
+    """Select where an adapter is: its subnet, and the instance and Kompute it belongs to."""
+    return Statement(
+        "SELECT subnet_id, instance_id, kompute_id FROM adapter WHERE id = ?", (adapter_id,)
+    )
+
+
+def unchanged(adapter_id: str, generation: int, instance_id: str | None) -> Statement:
+    """Select 1 while nobody changed an adapter or its attachment, and no Kompute owns it."""
+    return Statement(
+        "SELECT EXISTS (SELECT 1 FROM adapter WHERE id = ? AND generation = ?"
+        " AND instance_id IS ? AND kompute_id IS NULL)",
+        (adapter_id, generation, instance_id),
+    )
+
+
+# Those of a Kompute that is being made are hidden as it is.
+ADAPTERS: Final = View(
+    kind="adapter",
+    title="adapter",
+    struct=Adapter,
+    list_ids=Statement(
+        "SELECT adapter.id FROM adapter LEFT JOIN kompute ON kompute.id = adapter.kompute_id"
+        " WHERE kompute.phase IS NOT 'creating' ORDER BY adapter.id"
+    ),
+    list_children_ids=lambda subnet_id: Statement(
+        "SELECT adapter.id FROM adapter LEFT JOIN kompute ON kompute.id = adapter.kompute_id"
+        " WHERE kompute.phase IS NOT 'creating'"
+        " AND adapter.subnet_id = ? ORDER BY adapter.id",
+        (subnet_id,),
+    ),
+    find_named=lambda _, name: Statement("SELECT id FROM adapter WHERE name = ?", (name,)),
+    read=lambda adapter_id: Statement(
+        "SELECT adapter.id, adapter.name, adapter.description, adapter.mac, adapter.reserved,"
+        " adapter.generation, (SELECT json_group_array(address) FROM (SELECT address"
+        " FROM adapter_address WHERE adapter_id = adapter.id ORDER BY position)) AS addresses"
+        " FROM adapter LEFT JOIN kompute ON kompute.id = adapter.kompute_id"
+        " WHERE kompute.phase IS NOT 'creating' AND adapter.id = ?",
+        (adapter_id,),
+    ),
+    decode=_decode,
+)

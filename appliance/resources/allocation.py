@@ -59,29 +59,41 @@ def mac_candidates() -> str:
     ).decode()
 
 
-def assign_subnets(project_id: str, region_ids: str, prefix_length: int) -> Statement:
-    """Give a project a private subnet in each region: the smallest free one that is large enough.
+def assign_subnets(project_id: str, region_ids: str) -> Statement:
+    """Give a project a private subnet in each region where it has none.
 
-    Of equal ones the first, in the order of virtual networks, then of subnets. A subnet for storage
-    is never given away, and neither is one in which a machine has an adapter already.
+    It is the smallest free one that has room for the project's `prefix_length`; of equal ones the
+    first, in the order of virtual networks, then of subnets.
 
     Args:
-        project_id: has none in these regions.
+        project_id: of a row that exists.
         region_ids: JSON array; each exists.
-        prefix_length: of the smallest subnet that will do.
     """
     return Statement(
         "INSERT INTO project_region (project_id, region_id, subnet_id)"
-        " SELECT ?, wanted.value, (SELECT subnet.id FROM subnet"
-        " JOIN vnet ON vnet.id = subnet.vnet_id"
-        " WHERE vnet.region_id = wanted.value AND vnet.private = 1"
-        " AND subnet.application = 'user' AND subnet.prefix_length <= ?"
-        " AND NOT EXISTS (SELECT 1 FROM project_region AS taken WHERE taken.subnet_id = subnet.id)"
-        " AND NOT EXISTS (SELECT 1 FROM adapter WHERE adapter.subnet_id = subnet.id"
-        " AND (adapter.instance_id IS NOT NULL OR adapter.kompute_id IS NOT NULL))"
-        " ORDER BY subnet.prefix_length DESC, vnet.id, subnet.id LIMIT 1)"
-        " FROM json_each(?) AS wanted",
-        (project_id, prefix_length, region_ids),
+        " SELECT project.id, wanted.value, (SELECT free.id FROM free_private_subnet AS free"
+        " WHERE free.region_id = wanted.value AND free.prefix_length <= project.prefix_length"
+        " ORDER BY free.prefix_length DESC, free.vnet_id, free.id LIMIT 1)"
+        " FROM project, json_each(?) AS wanted WHERE project.id = ? AND wanted.value NOT IN"
+        " (SELECT region_id FROM project_region WHERE project_id = project.id)",
+        (region_ids, project_id),
+    )
+
+
+def regions_without_subnet(project_id: str, region_ids: str, prefix_length: int) -> Statement:
+    """Select regions in which `assign_subnets` finds nothing: `id`, `name`, `prefix_length`.
+
+    The prefix length is that of a project that is not a row yet.
+    """
+    return Statement(
+        "SELECT region.id, region.name, size.prefix_length FROM json_each(?) AS wanted"
+        " JOIN region ON region.id = wanted.value, (SELECT coalesce("
+        "(SELECT prefix_length FROM project WHERE id = ?), ?) AS prefix_length) AS size"
+        " WHERE wanted.value NOT IN (SELECT region_id FROM project_region WHERE project_id = ?)"
+        " AND NOT EXISTS (SELECT 1 FROM free_private_subnet AS free"
+        " WHERE free.region_id = wanted.value AND free.prefix_length <= size.prefix_length)"
+        " ORDER BY wanted.key",
+        (region_ids, project_id, prefix_length, project_id),
     )
 
 

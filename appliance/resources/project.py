@@ -7,6 +7,8 @@ import msgspec
 from msgspec import UNSET
 
 from appliance.core.errors import InsufficientResource, Invalid
+from appliance.model.target import target
+from appliance.resources.allocation import assign_subnets
 from appliance.resources.fields import Maybe, about, given
 from appliance.resources.host_name import check_domain
 from appliance.resources.names import (
@@ -20,8 +22,12 @@ from appliance.resources.names import (
 )
 from appliance.resources.sizes import MAX_INT32, MAX_INT64, check_between
 from appliance.resources.ssh_key import check_public_key
+from appliance.resources.subnet import MAX_PREFIX_LENGTH, MIN_PREFIX_LENGTH
+from appliance.resources.table import Children, Part, Rule, View, flat
 from appliance.store.base import Row, Statement, guard_none
 
+DEFAULT_SUBNET_SIZE: Final = 26  # a prefix length
+ROOT_PASSWORD: Final = "root_password"  # noqa: S105 - the secret's name
 MAX_TAGS: Final = 128
 MAX_TAG_LENGTH: Final = 255
 MAX_METADATAS: Final = 128
@@ -137,6 +143,15 @@ def check_quotas(quotas: ProjectResources) -> None:
     check_between(given(quotas.instances, 0), "quotas.instances", 0, MAX_INT32)
 
 
+def check_subnet_size(prefix_length: int) -> None:
+    """Accept the prefix length of the smallest subnet that a project has room in.
+
+    Raises:
+        Invalid: no subnet can have it.
+    """
+    check_between(prefix_length, "subnetSize", MIN_PREFIX_LENGTH, MAX_PREFIX_LENGTH)
+
+
 def _check_bootstrap(project: Project) -> None:
     check_line(
         given(project.root_password, ""),
@@ -227,3 +242,257 @@ def has_subnet(project_id: str, subnet_id: str) -> Statement:
         "SELECT EXISTS (SELECT 1 FROM project_region WHERE project_id = ? AND subnet_id = ?)",
         (project_id, subnet_id),
     )
+
+
+def secret_owner(project_id: str) -> str:
+    """Return the owner of a project's secrets: its `ROOT_PASSWORD`, which its row does not have."""
+    return target("project", project_id)
+
+
+def _as_json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _numbers(project: Project) -> tuple[int, int, int, int]:
+    quotas = given(project.quotas, _NO_LIMITS)
+    return (
+        given(quotas.vcpus, 0),
+        given(quotas.memory, 0),
+        given(quotas.storage, 0),
+        given(quotas.instances, 0),
+    )
+
+
+def _insert_teams(project_id: str, project: Project) -> Statement:
+    return Statement(
+        "INSERT INTO project_team (project_id, team_id) SELECT ?, value FROM json_each(?)",
+        (project_id, _as_json(project.teams)),
+    )
+
+
+def insert_project(
+    project_id: str, project: Project, prefix_length: int, now_ms: int
+) -> list[Statement]:
+    """Make a project and give it a subnet in each of its regions; see `allocation.assign_subnets`.
+
+    Refused with a conflict of `project_region.subnet_id` when a region has none left.
+    """
+    return [
+        Statement(
+            "INSERT INTO project (id, name, description, domain, bootstrap_user, bootstrap_pubkey,"
+            " tags, metadatas, prefix_length, quota_vcpus, quota_memory, quota_storage,"
+            " quota_instances, created_at_ms, updated_at_ms)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                project_id,
+                project.name,
+                given(project.description, ""),
+                given(project.domain, ""),
+                given(project.bootstrap_user, ""),
+                given(project.bootstrap_pubkey, ""),
+                _as_json(given(project.tags, [])),
+                _as_json(given(project.metadatas, [])),
+                prefix_length,
+                *_numbers(project),
+                now_ms,
+                now_ms,
+            ),
+        ),
+        _insert_teams(project_id, project),
+        assign_subnets(project_id, _as_json(project.regions)),
+    ]
+
+
+def update_project(project_id: str, project: Project, now_ms: int) -> list[Statement]:
+    """Write all of a project: regions that are new give a subnet, those left out get theirs back.
+
+    Refused like `insert_project`.
+    """
+    regions = _as_json(project.regions)
+    return [
+        Statement(
+            "UPDATE project SET name = ?, description = ?, domain = ?, bootstrap_user = ?,"
+            " bootstrap_pubkey = ?, tags = ?, metadatas = ?, quota_vcpus = ?, quota_memory = ?,"
+            " quota_storage = ?, quota_instances = ?, generation = generation + 1,"
+            " updated_at_ms = ? WHERE id = ?",
+            (
+                project.name,
+                given(project.description, ""),
+                given(project.domain, ""),
+                given(project.bootstrap_user, ""),
+                given(project.bootstrap_pubkey, ""),
+                _as_json(given(project.tags, [])),
+                _as_json(given(project.metadatas, [])),
+                *_numbers(project),
+                now_ms,
+                project_id,
+            ),
+        ),
+        Statement("DELETE FROM project_team WHERE project_id = ?", (project_id,)),
+        _insert_teams(project_id, project),
+        Statement(
+            "DELETE FROM project_region WHERE project_id = ?"
+            " AND region_id NOT IN (SELECT value FROM json_each(?))",
+            (project_id, regions),
+        ),
+        assign_subnets(project_id, regions),
+    ]
+
+
+def delete_project(project_id: str) -> list[Statement]:
+    """Remove a project and its secrets, and free its subnets; the last statement is the row's."""
+    return [
+        Statement("DELETE FROM secret WHERE owner = ?", (secret_owner(project_id),)),
+        Statement("DELETE FROM project WHERE id = ?", (project_id,)),
+    ]
+
+
+def unchanged(project_id: str, generation: int) -> Statement:
+    """Select 1 while nobody changed a project."""
+    return Statement(
+        "SELECT EXISTS (SELECT 1 FROM project WHERE id = ? AND generation = ?)",
+        (project_id, generation),
+    )
+
+
+def _decode(row: Row) -> Project:
+    """Decode all but the password, which is no part of the row."""
+    lists = ("tags", "metadatas", "teams", "regions", "private_subnets", "reserved_vrrp_ids")
+    fields: dict[str, object] = {
+        name: value for name, value in row.items() if not name.startswith("quota_")
+    }
+    fields |= {name: msgspec.json.decode(str(row[name])) for name in lists}
+    fields["quotas"] = {
+        name.removeprefix("quota_"): value
+        for name, value in row.items()
+        if name.startswith("quota_")
+    }
+    return msgspec.convert(fields | {"root_password": ""}, Project)
+
+
+def _unknown_teams(project: Project) -> Statement:
+    return Statement(
+        "SELECT wanted.key AS position, wanted.value AS id FROM json_each(?) AS wanted"
+        " WHERE NOT EXISTS (SELECT 1 FROM team WHERE team.id = wanted.value) ORDER BY wanted.key",
+        (_as_json(project.teams),),
+    )
+
+
+def _unknown_regions(project: Project) -> Statement:
+    return Statement(
+        "SELECT wanted.key AS position, wanted.value AS id FROM json_each(?) AS wanted WHERE"
+        " NOT EXISTS (SELECT 1 FROM region WHERE region.id = wanted.value) ORDER BY wanted.key",
+        (_as_json(project.regions),),
+    )
+
+
+def _refuse_unknown(field: str, kind: str, row: Row) -> NoReturn:
+    where = f"{field}[{row['position']}]"
+    raise Invalid(
+        f"{where} names {kind} {quoted(str(row['id']))}, which does not exist", field=where
+    )
+
+
+def _machines_left_behind(project_id: str, _: str, project: Project) -> Statement:
+    """Select what of a project is in the subnets that it would give back."""
+    return Statement(
+        "SELECT region.name AS region, adapter.name AS what FROM project_region AS own"
+        " JOIN region ON region.id = own.region_id"
+        " JOIN adapter ON adapter.subnet_id = own.subnet_id"
+        " WHERE own.project_id = ? AND own.region_id NOT IN (SELECT value FROM json_each(?))"
+        " AND (adapter.instance_id IS NOT NULL OR adapter.kompute_id IS NOT NULL)"
+        " UNION ALL SELECT region.name, 'VRRP id ' || vrrp_id.vrrp_id"
+        " FROM project_region AS own JOIN region ON region.id = own.region_id"
+        " JOIN subnet ON subnet.id = own.subnet_id JOIN vrrp_id"
+        " ON vrrp_id.vnet_id = subnet.vnet_id AND vrrp_id.project_id = own.project_id"
+        " WHERE own.project_id = ? AND own.region_id NOT IN (SELECT value FROM json_each(?))",
+        (project_id, _as_json(project.regions)) * 2,
+    )
+
+
+def _refuse_to_leave(project: Project, row: Row) -> None:
+    raise Invalid(
+        f"project {quoted(project.name)} cannot leave region {quoted(str(row['region']))}:"
+        f" {row['what']} is in its subnet there",
+        field="regions",
+        hint="remove its machines in that region first",
+    )
+
+
+PROJECTS: Final = View(
+    kind="project",
+    title="project",
+    struct=Project,
+    list_ids=Statement("SELECT id FROM project ORDER BY id"),
+    find_named=lambda _, name: Statement("SELECT id FROM project WHERE name = ?", (name,)),
+    read=lambda project_id: Statement(
+        "SELECT id, name, description, domain, bootstrap_user, bootstrap_pubkey, tags, metadatas,"
+        " quota_vcpus, quota_memory, quota_storage, quota_instances, generation,"
+        " (SELECT json_group_array(team_id) FROM (SELECT team_id FROM project_team"
+        " WHERE project_id = project.id ORDER BY team_id)) AS teams,"
+        " (SELECT json_group_array(region_id) FROM (SELECT region_id FROM project_region"
+        " WHERE project_id = project.id ORDER BY region_id)) AS regions,"
+        " (SELECT json_group_array(json_object('key', name, 'value', subnet_id)) FROM"
+        " (SELECT region.name, own.subnet_id FROM project_region AS own"
+        " JOIN region ON region.id = own.region_id"
+        " WHERE own.project_id = project.id ORDER BY region.id)) AS private_subnets,"
+        " (SELECT json_group_array(vrrp_id) FROM (SELECT DISTINCT vrrp_id FROM vrrp_id"
+        " WHERE project_id = project.id ORDER BY vrrp_id)) AS reserved_vrrp_ids"
+        " FROM project WHERE id = ?",
+        (project_id,),
+    ),
+    decode=_decode,
+)
+
+# What keeps a project from being deleted.
+PROJECT_CHILDREN: Final[tuple[Children, ...]] = (
+    Children(
+        "Komputes",
+        lambda project_id: Statement(
+            "SELECT COUNT(*) AS children FROM kompute WHERE project_id = ?", (project_id,)
+        ),
+    ),
+    Children(
+        "instances",
+        lambda project_id: Statement(
+            "SELECT COUNT(*) AS children FROM instance WHERE project_id = ?", (project_id,)
+        ),
+    ),
+    Children(
+        "volumes",
+        lambda project_id: Statement(
+            "SELECT COUNT(*) AS children FROM volume WHERE project_id = ?", (project_id,)
+        ),
+    ),
+    Children(
+        "VRRP ids",
+        lambda project_id: Statement(
+            "SELECT COUNT(*) AS children FROM vrrp_id WHERE project_id = ?", (project_id,)
+        ),
+    ),
+)
+
+PROJECT_RULES: Final[tuple[Rule[Project], ...]] = (
+    Rule(
+        lambda _, __, project: _unknown_teams(project),
+        lambda _, row: _refuse_unknown("teams", "team", row),
+    ),
+    Rule(
+        lambda _, __, project: _unknown_regions(project),
+        lambda _, row: _refuse_unknown("regions", "region", row),
+    ),
+    Rule(_machines_left_behind, _refuse_to_leave),
+)
+
+PROJECT_USAGE: Final = Part(
+    struct=ProjectResources,
+    read=lambda project_id: Statement(
+        "SELECT count(instance.id) AS instances, coalesce(sum(instance.vcpus), 0) AS vcpus,"
+        " coalesce(sum(instance.memory_bytes), 0) AS memory,"
+        " (SELECT coalesce(sum(size_bytes), 0) FROM volume WHERE project_id = project.id)"
+        " AS storage FROM project LEFT JOIN instance ON instance.project_id = project.id"
+        " WHERE project.id = ? GROUP BY project.id",
+        (project_id,),
+    ),
+    decode=flat(ProjectResources),
+)

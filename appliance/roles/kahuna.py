@@ -31,6 +31,7 @@ from appliance.model.setting import REQUEST_BYTES
 from appliance.operations.engine import Engine
 from appliance.rpc.directory import AgentDirectory
 from appliance.rpc.hub import Hub
+from appliance.services.adapters import Adapters
 from appliance.services.agents import Agents
 from appliance.services.alarms import Alarms
 from appliance.services.authority import Authority
@@ -40,6 +41,7 @@ from appliance.services.key_files import KeyFiles
 from appliance.services.keyring import Keyring
 from appliance.services.master_key import ApiKeys, MasterKey
 from appliance.services.node_identity import ensure_node_identity
+from appliance.services.projects import Projects
 from appliance.services.recovery import Recovery
 from appliance.services.rotation import Rotation
 from appliance.services.secrets import Secrets
@@ -148,6 +150,7 @@ async def open_kahuna(
         api_key_file = config.api_key_file or config.state / "master.key"
         key_file = await master_key.ensure(api_key_file)
         _log.info("master_key_file", file=str(api_key_file), state=key_file)
+        catalog = Catalog(store, clock)
         hub = Hub(directory_of(agents), kahuna=new_id(), clock=clock, alarm=alarms.raise_alarm)
         rotation = Rotation(keyring, secrets)
         engine = Engine(store, hub, [rotation.kind], clock=clock, alone=True)
@@ -163,7 +166,9 @@ async def open_kahuna(
             agents=agents,
             alarms=alarms,
             authority=authority,
-            catalog=Catalog(store, clock),
+            catalog=catalog,
+            projects=Projects(store, catalog, secrets, clock),
+            adapters=Adapters(store, catalog, clock),
             settings=Settings(store, secrets, clock),
             master_key=master_key,
             rotation=rotation,

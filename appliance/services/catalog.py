@@ -5,7 +5,7 @@ one batch. Constraints and guards decide, and what they refuse is explained afte
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -15,7 +15,7 @@ from appliance.core.errors import Conflict, Invalid, NotFound, Stale, Unavailabl
 from appliance.core.ids import ID_PATTERN, new_id
 from appliance.resources.fields import merged, with_defaults
 from appliance.resources.names import quoted
-from appliance.resources.table import GENERATION, Part, Table, View
+from appliance.resources.table import GENERATION, Children, Part, Rule, Table, View
 from appliance.store.base import Consistency, Row, Statement, Store, guard, guard_none
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -91,9 +91,11 @@ class Catalog:
         for _ in range(TRIES):
             insert = table.insert(object_id, parent_id, wanted, self._clock.now_ms())
             try:
-                await self._store.batch([*ruled(table, object_id, parent_id, wanted), *insert])
+                await self._store.batch(
+                    [*ruled(table.rules, object_id, parent_id, wanted), *insert]
+                )
             except Stale:
-                await self.refuse_offenders(table, object_id, parent_id, wanted)
+                await self.refuse_offenders(table.rules, object_id, parent_id, wanted)
             except Conflict as conflict:
                 if parent is not None:
                     await self.require(parent, parent_id)  # it may have gone meanwhile
@@ -122,10 +124,10 @@ class Catalog:
             update = table.update(object_id, wanted, self._clock.now_ms())
             try:
                 await self._store.batch(
-                    [*unchanged, *ruled(table, object_id, "", wanted), *update]
+                    [*unchanged, *ruled(table.rules, object_id, "", wanted), *update]
                 )
             except Stale:
-                await self.refuse_offenders(table, object_id, "", wanted)
+                await self.refuse_offenders(table.rules, object_id, "", wanted)
             except Conflict as conflict:
                 taken = await self.taken(table, "", wanted, conflict)
                 raise Invalid(taken.detail, field="name") from conflict
@@ -161,13 +163,11 @@ class Catalog:
         try:
             changed = await self._store.batch(table.delete(object_id))
         except Conflict as conflict:
-            raise await self.in_use(table, object_id) from conflict
+            raise await self.in_use(table, table.children, object_id) from conflict
         if not any(changed):
             raise _missing(table, object_id)
 
-    async def read(
-        self, table: View[S], object_id: str, consistency: Consistency
-    ) -> tuple[S, int]:
+    async def read(self, table: View[S], object_id: str, consistency: Consistency) -> tuple[S, int]:
         # Ids are opaque: any other text, a name too, is the id of nothing.
         rows = (
             await self._store.query(table.read(object_id), consistency) if _is_id(object_id) else []
@@ -179,7 +179,7 @@ class Catalog:
         return table.decode(rows[0]), generation
 
     async def taken(
-        self, table: Table[S], parent_id: str, wanted: S, conflict: Conflict
+        self, table: View[S], parent_id: str, wanted: S, conflict: Conflict
     ) -> Conflict:
         """Return the conflict in the words of the user who met it."""
         name: str | None = getattr(wanted, "name", None)
@@ -196,19 +196,20 @@ class Catalog:
         )
 
     async def refuse_offenders(
-        self, table: Table[S], object_id: str, parent_id: str, wanted: S
+        self, rules: Sequence[Rule[S]], object_id: str, parent_id: str, wanted: S
     ) -> None:
-        """Refuse what breaks a rule of its table; the rules may hold again by now."""
-        for rule in table.rules:
+        """Refuse what breaks a rule; the rules may hold again by now."""
+        for rule in rules:
             rows = await self._store.query(
                 rule.offenders(object_id, parent_id, wanted), Consistency.LINEARIZABLE
             )
             if rows:
                 rule.refuse(wanted, rows[0])
 
-    async def in_use(self, table: AnyTable, object_id: str) -> Conflict:
+    async def in_use(self, table: AnyView, kinds: Sequence[Children], object_id: str) -> Conflict:
+        """Return the conflict that names what keeps an object from being deleted."""
         left: list[str] = []
-        for children in table.children:
+        for children in kinds:
             (row,) = await self._store.query(children.count(object_id), Consistency.LINEARIZABLE)
             if row["children"]:
                 left.append(f"{children.plural} ({row['children']})")
@@ -218,9 +219,11 @@ class Catalog:
         )
 
 
-def ruled(table: Table[S], object_id: str, parent_id: str, wanted: S) -> Iterator[Statement]:
-    """Return what lets a batch apply only while no rule of the table is broken."""
-    for rule in table.rules:
+def ruled(
+    rules: Sequence[Rule[S]], object_id: str, parent_id: str, wanted: S
+) -> Iterator[Statement]:
+    """Return what lets a batch apply only while no rule is broken."""
+    for rule in rules:
         yield from guard_none(rule.offenders(object_id, parent_id, wanted))
 
 

@@ -9,6 +9,7 @@ from litestar import Router
 
 from appliance.api.guards import Allow
 from appliance.api.v1.document import document_route
+from appliance.api.v1.projects import PROJECT_ROUTES
 from appliance.api.v1.route import Route, handler_of
 from appliance.api.v1.standard import (
     create,
@@ -174,6 +175,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     read(TEAMS, _TEAM, "ReadTeam", "team", who=_ADMIN),
     update(TEAMS, _TEAM, "UpdateTeam", "team", who=_ADMIN),
     delete(TEAMS, _TEAM, "DeleteTeam", "team", who=_ADMIN),
+    *PROJECT_ROUTES,
 )
 
 

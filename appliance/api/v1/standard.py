@@ -96,7 +96,7 @@ def read(table: AnyView, path: str, operation_id: str, tags: str, *, who: Allow)
 
 
 def read_part(
-    table: AnyTable, part: AnyPart, path: str, operation_id: str, tags: str, *, who: Allow
+    table: AnyView, part: AnyPart, path: str, operation_id: str, tags: str, *, who: Allow
 ) -> Route:
     async def call(call: Call) -> object:
         return await call.services.catalog.get_part(table, part, call.last_id)

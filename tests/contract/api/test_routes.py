@@ -39,9 +39,6 @@ _FURTHER_SCHEMAS: Final = {"ApiErrorUnavailable", "ApiErrorDeadlineExceeded"}
 
 # Operations that are not built yet, by kind: building one shortens the list.
 _NOT_YET: Final[Mapping[str, str]] = {
-    "adapter": """
-        CreateAdapter DeleteAdapter ListAdapters ListSubnetAdapters ReadAdapter UpdateAdapter
-    """,
     "agent": """
         CreateAgent DeleteAgent ListAgents ReadAgent UpdateAgent
     """,
@@ -72,10 +69,6 @@ _NOT_YET: Final[Mapping[str, str]] = {
     "nfs": """
         CreateStorageNFS DeleteStorageNFS ListRegionStorageNFSs ListStorageNFSs ReadStorageNFS
         SetRegionDefaultStorageNFS UpdateStorageNFS
-    """,
-    "project": """
-        CreateProject DeleteProject ListProjects ReadProject ReadProjectCost ReadProjectUsage
-        UpdateProject
     """,
     "record": """
         CreateProjectDnsRecord CreateRegionDnsRecord DeleteDnsRecord ListProjectDnsRecords

@@ -1,0 +1,160 @@
+"""Routes of projects and adapters."""
+
+from dataclasses import replace
+from typing import Final
+
+from appliance.api.guards import Allow
+from appliance.api.v1.route import Call, Query, Route
+from appliance.api.v1.standard import list_all, list_below, read, read_part
+from appliance.resources.adapter import ADAPTERS, Adapter
+from appliance.resources.project import PROJECT_USAGE, PROJECTS, Project
+from appliance.resources.project_cost import PROJECT_COST
+from appliance.resources.subnet import SUBNETS
+
+_PROJECT: Final = "/project/{projectId}"
+_ADAPTER: Final = "/adapter/{adapterId}"
+
+_SUBNET_SIZE: Final = Query(
+    "subnetSize",
+    "integer",
+    "Prefix length of the smallest subnet that the project has room in; 26 if left out."
+    " It cannot be changed later.",
+)
+_ASSIGN_IP: Final = Query(
+    "assignIP",
+    "boolean",
+    "Whether the lowest free address is taken, if none is sent.",
+)
+
+
+async def _create_project(call: Call) -> Project:
+    size = call.query["subnetSize"]
+    assert size is None or isinstance(size, int)
+    return await call.services.projects.create(call.body, size)
+
+
+async def _read_project(call: Call) -> Project:
+    return await call.services.projects.get(call.last_id)
+
+
+async def _update_project(call: Call) -> Project:
+    return await call.services.projects.update(call.last_id, call.body)
+
+
+async def _delete_project(call: Call) -> None:
+    await call.services.projects.delete(call.last_id)
+
+
+async def _create_adapter(call: Call) -> Adapter:
+    return await call.services.adapters.create(
+        call.last_id, call.body, assign=call.flag("assignIP")
+    )
+
+
+async def _update_adapter(call: Call) -> Adapter:
+    return await call.services.adapters.update(call.last_id, call.body)
+
+
+async def _delete_adapter(call: Call) -> None:
+    await call.services.adapters.delete(call.last_id)
+
+
+PROJECT_ROUTES: Final[tuple[Route, ...]] = (
+    replace(
+        list_all(PROJECTS, "/project", "ListProjects", "project", who=Allow.AUTHENTICATED),
+        query=(_SUBNET_SIZE,),
+    ),
+    Route(
+        method="POST",
+        path="/project",
+        operation_id="CreateProject",
+        tags=("project",),
+        who=Allow.PROJECT_ADMIN,
+        call=_create_project,
+        body=Project,
+        answer=Project,
+        query=(_SUBNET_SIZE,),
+    ),
+    Route(
+        method="GET",
+        path=_PROJECT,
+        operation_id="ReadProject",
+        tags=("project",),
+        who=Allow.PROJECT_MEMBER,
+        call=_read_project,
+        answer=Project,
+    ),
+    Route(
+        method="PUT",
+        path=_PROJECT,
+        operation_id="UpdateProject",
+        tags=("project",),
+        who=Allow.PROJECT_MEMBER,
+        call=_update_project,
+        body=Project,
+        answer=Project,
+    ),
+    Route(
+        method="DELETE",
+        path=_PROJECT,
+        operation_id="DeleteProject",
+        tags=("project",),
+        who=Allow.PROJECT_MEMBER,
+        call=_delete_project,
+    ),
+    read_part(
+        PROJECTS,
+        PROJECT_COST,
+        _PROJECT + "/cost",
+        "ReadProjectCost",
+        "project",
+        who=Allow.PROJECT_MEMBER,
+    ),
+    read_part(
+        PROJECTS,
+        PROJECT_USAGE,
+        _PROJECT + "/usage",
+        "ReadProjectUsage",
+        "project",
+        who=Allow.PROJECT_MEMBER,
+    ),
+    list_all(ADAPTERS, "/adapter", "ListAdapters", "adapter", who=Allow.SUPER_ADMIN),
+    Route(
+        method="POST",
+        path="/subnet/{subnetId}/adapter",
+        operation_id="CreateAdapter",
+        tags=("subnet", "adapter"),
+        who=Allow.SUPER_ADMIN,
+        call=_create_adapter,
+        body=Adapter,
+        answer=Adapter,
+        query=(_ASSIGN_IP,),
+    ),
+    list_below(
+        ADAPTERS.list_children_ids,
+        SUBNETS,
+        "/subnet/{subnetId}/adapters",
+        "ListSubnetAdapters",
+        "subnet adapter",
+        who=Allow.SUPER_ADMIN,
+    ),
+    read(ADAPTERS, _ADAPTER, "ReadAdapter", "adapter", who=Allow.SUPER_ADMIN),
+    Route(
+        method="PUT",
+        path=_ADAPTER,
+        operation_id="UpdateAdapter",
+        tags=("adapter",),
+        who=Allow.SUPER_ADMIN,
+        call=_update_adapter,
+        body=Adapter,
+        answer=Adapter,
+    ),
+    Route(
+        method="DELETE",
+        path=_ADAPTER,
+        operation_id="DeleteAdapter",
+        tags=("adapter",),
+        who=Allow.SUPER_ADMIN,
+        call=_delete_adapter,
+    ),
+)
