@@ -4,7 +4,6 @@ It names the request, finds out who asks (without deciding what they may), refus
 headers and ambiguous paths, adds the security headers and writes the access log.
 """
 
-import time
 from collections.abc import Awaitable, Iterable, Mapping
 from typing import Final, Protocol, cast
 
@@ -13,6 +12,7 @@ import structlog
 
 from appliance.api.asgi import AsgiApp, Message, Receive, Scope, Send
 from appliance.api.problems import Malformed, answer
+from appliance.core.clock import Clock
 from appliance.core.errors import NotFound, Unauthenticated
 from appliance.core.ids import new_id
 from appliance.core.logs import bound
@@ -48,11 +48,17 @@ class Edge:
     """
 
     def __init__(
-        self, app: AsgiApp, *, authenticate: Authenticate, hosts: frozenset[str] | None
+        self,
+        app: AsgiApp,
+        *,
+        authenticate: Authenticate,
+        hosts: frozenset[str] | None,
+        clock: Clock,
     ) -> None:
         self._app = app
         self._authenticate = authenticate
         self._hosts = hosts
+        self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -66,7 +72,7 @@ class Edge:
             await self._app(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
-        started = time.monotonic()
+        started = self._clock.monotonic()
         status = 0
 
         async def send_decorated(message: Message) -> None:
@@ -101,7 +107,7 @@ class Edge:
                 path=scope["path"],
                 status=status,
                 principal=str(principal),
-                duration_ms=round((time.monotonic() - started) * 1000, 1),
+                duration_ms=round((self._clock.monotonic() - started) * 1000, 1),
             )
 
     def _refuse_ambiguous(self, scope: Scope, principal: Principal | None) -> None:

@@ -15,9 +15,7 @@ from appliance.api.services import Services
 from appliance.core.errors import DeadlineExceeded, KowabungaError, from_problem
 from appliance.operations.operation import Operation, State
 
-# Deadlines lie under those of the contract's clients: create 30, the others 5 minutes.
-CREATE_S: Final = 1740.0
-CHANGE_S: Final = 285.0
+CHANGE_S: Final = 285.0  # under the five minutes of the contract's clients
 
 _RESPOND_ASYNC: Final = re.compile(r"(?:^|,)\s*respond-async\s*(?:;|,|$)", re.IGNORECASE)
 

@@ -206,8 +206,13 @@ class Kahuna:
         app = as_asgi(create_app(services, [sockets], max_body_bytes=max_body_bytes))
         local_socket = config.state / LOCAL_SOCKET
         with bind_local(local_socket) as local:
-            by_key = Edge(app, authenticate=by_api_key(self._api_keys), hosts=self._hosts())
-            by_kernel = Edge(app, authenticate=by_peer, hosts=None)
+            by_key = Edge(
+                app,
+                authenticate=by_api_key(self._api_keys),
+                hosts=self._hosts(),
+                clock=services.clock,
+            )
+            by_kernel = Edge(app, authenticate=by_peer, hosts=None, clock=services.clock)
             tls = None if certificate is None else certificate.context
             listeners = (
                 Listener(by_key, self._tcp, limits=limits, tls=tls),

@@ -39,7 +39,12 @@ def master_key(services: Services, tmp_path: Path) -> str:
 async def stranger(services: Services) -> AsyncGenerator[httpx.AsyncClient]:
     """A client without a credential."""
     app = as_asgi(create_app(services))
-    edge = Edge(app, authenticate=by_api_key(ApiKeys(services.store)), hosts=frozenset({"kahuna"}))
+    edge = Edge(
+        app,
+        authenticate=by_api_key(ApiKeys(services.store)),
+        hosts=frozenset({"kahuna"}),
+        clock=services.clock,
+    )
     transport = httpx.ASGITransport(app=edge, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://kahuna") as client:
         yield client
@@ -59,6 +64,8 @@ def client_as(services: Services, principal: Principal | None) -> httpx.AsyncCli
         del scope
         return principal
 
-    edge = Edge(as_asgi(create_app(services)), authenticate=authenticate, hosts=None)
+    edge = Edge(
+        as_asgi(create_app(services)), authenticate=authenticate, hosts=None, clock=services.clock
+    )
     transport = httpx.ASGITransport(app=edge, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://kahuna")
