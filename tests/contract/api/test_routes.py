@@ -227,7 +227,12 @@ def test_every_route_wants_a_credential_and_says_of_whom(app: Litestar) -> None:
 
 @pytest_asyncio.fixture
 async def document(services: Services, app: Litestar, tmp_path: Path) -> contract.Schema:
-    edge = Edge(as_asgi(app), authenticate=by_api_key(ApiKeys(services.store)), hosts=None)
+    edge = Edge(
+        as_asgi(app),
+        authenticate=by_api_key(ApiKeys(services.store)),
+        hosts=None,
+        clock=services.clock,
+    )
     key = (tmp_path / "state/master.key").read_text().strip()
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app=edge),
