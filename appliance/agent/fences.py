@@ -4,6 +4,7 @@ Nothing is ever pruned: forgetting a fence would admit its stale commands again.
 bytes, one per object that ever lived on this node; a million of them are 100 MB.
 """
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from appliance.core.aio import BlockingPool
-from appliance.core.errors import Corrupt, Stale, Unavailable
+from appliance.core.errors import Corrupt, KowabungaError, Stale, Unavailable
 from appliance.core.files import sync_directory
 from appliance.model.target import Fence
 
@@ -28,11 +29,13 @@ _RAISE: Final = """
 
 
 class FenceBook:
-    """Owns the file; every access runs in its one thread, so admissions never interleave."""
+    """Owns the file: one thread accesses it, and concurrent admissions share a commit."""
 
     def __init__(self, pool: BlockingPool, connection: sqlite3.Connection) -> None:
         self._pool = pool
         self._connection = connection
+        self._writing = asyncio.Lock()
+        self._waiting: list[tuple[str, Fence, asyncio.Future[Fence]]] = []
 
     @classmethod
     @asynccontextmanager
@@ -62,7 +65,7 @@ class FenceBook:
             Stale: a higher fence is known.
             Unavailable: the disk refused; nothing may be done under this fence.
         """
-        known = await self._pool.run(_TIMEOUT_S, self._raise, target, fence)
+        known = await self._raise_with_others(target, fence)
         if known > fence:
             raise Stale(
                 f"the command for {target} carries fence {fence.epoch}.{fence.fence}, "
@@ -74,13 +77,42 @@ class FenceBook:
     async def highest(self, target: str) -> Fence | None:
         return await self._pool.run(_TIMEOUT_S, self._find, target)
 
-    def _raise(self, target: str, fence: Fence) -> Fence:
+    async def _raise_with_others(self, target: str, fence: Fence) -> Fence:
+        """Share one commit with everybody who came while the last one was being written."""
+        answer: asyncio.Future[Fence] = asyncio.get_running_loop().create_future()
+        self._waiting.append((target, fence, answer))
+        async with self._writing:
+            if not answer.done():
+                batch, self._waiting = self._waiting, []
+                await self._commit(batch)
+        return await answer
+
+    async def _commit(self, batch: list[tuple[str, Fence, asyncio.Future[Fence]]]) -> None:
+        fences = [(target, fence) for target, fence, _ in batch]
+        try:
+            known = await self._pool.run(_TIMEOUT_S, self._raise, fences)
+        except KowabungaError as refused:
+            for _, _, answer in batch:
+                if not answer.done():
+                    answer.set_exception(refused)
+        except asyncio.CancelledError:  # the agent ends
+            for _, _, answer in batch:
+                answer.cancel()
+            raise
+        else:
+            for (_, _, answer), highest in zip(batch, known, strict=True):
+                if not answer.done():
+                    answer.set_result(highest)
+
+    def _raise(self, fences: list[tuple[str, Fence]]) -> list[Fence]:
         try:
             with self._connection:
-                self._connection.execute(_RAISE, (target, fence.epoch, fence.fence))
-            return self._find(target) or fence
+                self._connection.executemany(
+                    _RAISE, [(target, fence.epoch, fence.fence) for target, fence in fences]
+                )
+            return [self._find(target) or fence for target, fence in fences]
         except sqlite3.Error as refused:
-            raise Unavailable(f"the fence of {target} could not be stored: {refused}") from refused
+            raise Unavailable(f"fences could not be stored: {refused}") from refused
 
     def _find(self, target: str) -> Fence | None:
         rows = self._connection.execute(

@@ -42,8 +42,8 @@ from tests.support.wait import until
 
 VOLUME = "volume/" + "1" * 24
 GROW: AnyMethod = Method("t.grow", Nothing, Nothing, TimeoutClass.NORMAL, True, "agent", "Effect.")
-# The rules of silence at 30 times their speed.
-QUICK = Limits(heartbeat_s=0.15, silence_s=0.6)
+# The rules of silence at 15 times their speed.
+QUICK = Limits(heartbeat_s=0.3, silence_s=1.0)
 NAMES = ["127.0.0.1", "localhost"]
 
 
@@ -76,7 +76,8 @@ class Kahuna:
         self.port = 0
         self.fingerprint = b""
         self.tls = tls
-        self.limits = HubLimits(peer=QUICK)
+        self.limits = HubLimits()
+        self.agent_limits: Limits | None = None
         self.hub = self._make_hub("k1")
         if tls:
             authority = x509.make_authority("test")
@@ -129,6 +130,7 @@ async def agent(
     *urls: str,
     world: World | None = None,
     kinds: dict[str, StreamKind] | None = None,
+    limits: Limits | None = None,
 ) -> AsyncGenerator[AgentClient]:
     handlers = {
         **base_handlers(AGENT, AgentType.KAKTUS, version="1", boot_id="boot-1"),
@@ -147,7 +149,7 @@ async def agent(
             clock=SYSTEM_CLOCK,
             stream_kinds=kinds or {},
             backoff=QuickBackoff(),
-            limits=QUICK,
+            limits=limits,
         )
         running = tasks.create_task(client.run())
         yield client
@@ -163,7 +165,15 @@ async def connected(
     async with proxy_to(kahuna.port) as proxy:
         url = kahuna.url(proxy.port)
         dialer = WebSocketDialer(kahuna.ca_file)
-        async with agent(kahuna.path, credential, dialer, url, world=world, kinds=kinds) as client:
+        async with agent(
+            kahuna.path,
+            credential,
+            dialer,
+            url,
+            world=world,
+            kinds=kinds,
+            limits=kahuna.agent_limits,
+        ) as client:
             await until(lambda: kahuna.hub.reachable(AGENT))
             yield client, proxy
 
@@ -258,6 +268,7 @@ async def test_a_kahuna_that_restarts_gets_its_agents_back(kahuna: Kahuna) -> No
 
 async def test_a_half_open_connection_is_noticed_and_replaced(kahuna: Kahuna) -> None:
     world = World()
+    kahuna.limits, kahuna.agent_limits = HubLimits(peer=QUICK), QUICK
     async with (
         kahuna.serving(),
         connected(kahuna, world=world) as (_, proxy),
@@ -299,7 +310,6 @@ async def test_a_cut_connection_loses_no_effect_and_repeats_none(kahuna: Kahuna)
 async def test_a_delayed_answer_that_comes_too_late_is_ignored(kahuna: Kahuna) -> None:
     world = World()
     world.gate.set()
-    kahuna.limits = HubLimits()  # silence is not the point here
     async with kahuna.serving(), connected(kahuna, world=world) as (_, proxy):
         peer = kahuna.hub._current[AGENT].peer
         proxy.hold()

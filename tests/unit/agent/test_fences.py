@@ -1,10 +1,11 @@
+import asyncio
 import sqlite3
 from pathlib import Path
 
 import pytest
 
 from appliance.agent.fences import FenceBook
-from appliance.core.errors import Corrupt, Stale
+from appliance.core.errors import Corrupt, Stale, Unavailable
 from appliance.model.target import Fence, target
 
 INSTANCE = target("instance", "0" * 23 + "1")
@@ -52,6 +53,39 @@ async def test_a_fence_is_in_the_file_before_admit_returns(path: Path) -> None:
             ]
         finally:
             reader.close()
+
+
+async def test_many_admissions_at_once_share_commits_and_each_gets_its_own_verdict(
+    path: Path,
+) -> None:
+    async with FenceBook.open(path) as fences:
+        await fences.admit(OTHER, Fence(1, 5))
+        commits: list[str] = []
+        watch = fences._connection.set_trace_callback
+        await fences._pool.run(5, watch, commits.append)
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(500):
+                tasks.create_task(fences.admit(target("volume", f"{number:024x}"), Fence(1, 1)))
+            stale = tasks.create_task(is_stale(fences))
+        assert await stale
+        assert commits.count("COMMIT") <= 5
+        assert await fences.highest(target("volume", f"{499:024x}")) == Fence(1, 1)
+
+
+async def is_stale(fences: FenceBook) -> bool:
+    try:
+        await fences.admit(OTHER, Fence(1, 4))
+    except Stale:
+        return True
+    return False
+
+
+async def test_a_disk_that_refuses_admits_nobody(path: Path) -> None:
+    async with FenceBook.open(path) as fences:
+        await fences.admit(OTHER, Fence(1, 1))
+        await fences._pool.run(5, fences._connection.execute, "DROP TABLE fence")
+        with pytest.raises(Unavailable):
+            await fences.admit(OTHER, Fence(1, 2))
 
 
 async def test_fences_survive_a_restart(path: Path) -> None:
