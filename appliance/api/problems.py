@@ -53,18 +53,17 @@ class Malformed(Invalid):
     """The request cannot be read: bad JSON, an unknown field, a wrong type, a bad query."""
 
 
-# The texts up to 422 and that of 507 are the contract's own.
 _TEXTS: Final[Mapping[int, str]] = {
-    400: "Bad request (wrong input parameters).",
-    401: "Unauthorized resource access (wrong auth/credentials).",
-    403: "Forbidden resource access (restricted access control).",
-    404: "Specified resource does not exist.",
-    409: "A similar resource already exists or resource is still being referenced somewhere.",
-    422: "Server can't process request.",
+    400: "The request cannot be read.",
+    401: "A valid credential is missing.",
+    403: "This is not allowed.",
+    404: "There is no such object.",
+    409: "It exists already, or others still need it.",
+    422: "The request was read but cannot be carried out.",
     500: "Internal error.",
     503: "Not available now, try again.",
     504: "The deadline has passed; the work goes on.",
-    507: "Server can't allocate resources (logical quotas or physical limits hit).",
+    507: "A quota or a capacity is exhausted.",
 }
 
 # The first class of an error's ancestry that is listed decides. What is not listed is a bug: 500.

@@ -184,7 +184,7 @@ SMTP_HOST: Final = Setting[str | None](
     "a DNS name or an address",
     _host,
     None,
-    "Mail server; without it no mail is sent.",
+    "Mail server. Nothing sends mail yet: kept for when it does.",
     "smtp.example.org",
 )
 SMTP_PORT: Final = Setting(
@@ -254,7 +254,7 @@ REQUEST_BYTES: Final = Setting(
     "a whole number from 16384 to 67108864",
     _whole_number(16 * 1024, 64 * 1024 * 1024),
     1024 * 1024,
-    "Largest body of a request to the API.",
+    "Largest body of a request to the API; read when Kahuna starts.",
     "1048576",
 )
 TEMPLATE_SOURCES: Final = Setting[tuple[str, ...]](
@@ -270,24 +270,15 @@ OPERATION_DAYS: Final = Setting(
     "a whole number from 1 to 3650",
     _whole_number(1, 3650),
     30,
-    "How long finished operations are kept.",
+    "How long finished operations are kept; read when Kahuna starts.",
     "30",
 )
-AUDIT_DAYS: Final = Setting(
-    "retention.audit_days",
-    "a whole number from 1 to 3650",
-    _whole_number(1, 3650),
-    365,
-    "How long the audit log is kept.",
-    "365",
-)
-
 SETTINGS: Final[dict[str, Setting[object] | SecretSetting]] = {
     setting.name: setting
     for setting in (
         PUBLIC_URL, KAHUNA_NAMES, SMTP_HOST, SMTP_PORT, SMTP_USERNAME, SMTP_PASSWORD, SMTP_FROM,
         BOOTSTRAP_USER, BOOTSTRAP_PUBLIC_KEY, CLOUD_INIT_LINUX, CLOUD_INIT_WINDOWS, REQUEST_BYTES,
-        TEMPLATE_SOURCES, OPERATION_DAYS, AUDIT_DAYS,
+        TEMPLATE_SOURCES, OPERATION_DAYS,
     )
 }  # fmt: skip
 

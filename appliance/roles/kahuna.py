@@ -27,8 +27,9 @@ from appliance.core.errors import Invalid
 from appliance.core.files import ensure_private_directory
 from appliance.core.ids import new_id
 from appliance.model.node import is_loopback
-from appliance.model.setting import REQUEST_BYTES
+from appliance.model.setting import OPERATION_DAYS, REQUEST_BYTES
 from appliance.operations.engine import Engine
+from appliance.operations.equipment import EngineSettings
 from appliance.rpc.directory import AgentDirectory
 from appliance.rpc.hub import Hub
 from appliance.services.adapters import Adapters
@@ -153,7 +154,9 @@ async def open_kahuna(
         catalog = Catalog(store, clock)
         hub = Hub(directory_of(agents), kahuna=new_id(), clock=clock, alarm=alarms.raise_alarm)
         rotation = Rotation(keyring, secrets)
-        engine = Engine(store, hub, [rotation.kind], clock=clock, alone=True)
+        settings = Settings(store, secrets, clock)
+        kept = EngineSettings(keep_finished_s=await settings.get(OPERATION_DAYS) * 86_400.0)
+        engine = Engine(store, hub, [rotation.kind], clock=clock, settings=kept, alone=True)
         hub.on_connected(engine.agent_connected)
         passphrases = BlockingPool("passphrase", 1)
         cleanup.callback(passphrases.close)
@@ -169,7 +172,7 @@ async def open_kahuna(
             catalog=catalog,
             projects=Projects(store, catalog, secrets, clock),
             adapters=Adapters(store, catalog, clock),
-            settings=Settings(store, secrets, clock),
+            settings=settings,
             master_key=master_key,
             rotation=rotation,
             recovery=Recovery(store, keyring, clock, passphrases),
