@@ -223,6 +223,10 @@ async def test_the_first_pool_is_the_default_until_another_is_made_it(api: Api) 
 async def test_what_is_not_of_the_parent_cannot_become_its_default(api: Api) -> None:
     subnet, pool = await api.create(SUBNET), await api.create(POOL)
     vnet, region = await api.create(VNET), await api.create(REGION)
+    # Both have a default of their own, which must stay.
+    await api.ask(201, "POST", f"/vnet/{vnet['id']}/subnet", _PRIVATE)
+    own = POOL.full(api.world) | {"name": "own"}
+    await api.ask(201, "POST", f"/region/{region['id']}/pool", own)
     before = await api.dump()
     for path in (
         f"/vnet/{vnet['id']}/subnet/{subnet['id']}",
