@@ -25,8 +25,11 @@ import msgspec
 ContextValue = str | int
 
 
-class Problem(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """An error on the wire or in a row: rebuilt by `from_problem` through a closed table."""
+class Problem(msgspec.Struct, omit_defaults=True):
+    """An error on the wire or in a row: rebuilt by `from_problem` through a closed table.
+
+    Fields that a newer peer adds are ignored.
+    """
 
     code: str
     detail: str

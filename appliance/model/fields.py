@@ -1,7 +1,7 @@
-"""Annotated field types that several kinds of objects share; enforced when a Struct is decoded.
+r"""Annotated field types that several kinds of objects share; enforced when a Struct is decoded.
 
 msgspec searches with Python's `re`, whose `$` also matches before a final newline: hence the exact
-lengths, and `\\Z`.
+lengths, and `\Z`.
 """
 
 from typing import Annotated
