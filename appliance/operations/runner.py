@@ -144,8 +144,10 @@ class Runner:
                 held.worker.notice(cancel_requested=row.cancel_requested, nudges=row.nudges)
                 continue
             self.drop(row.id)  # if we held it: somebody claimed it after us
-            # What was busy may have finished while the rows were on their way.
-            if row.id not in busy and row.kind in self._equipment.kinds:
+            # While the rows were on their way, what was busy may have finished, and what is in them
+            # may be a submission whose answer has yet to reach us.
+            known = row.id in busy or row.id in self._arriving
+            if not known and row.kind in self._equipment.kinds:
                 self._consider(row, now - self._sights[row.id].since)
         self._notices.announce_all_but({row.id for row in rows})
 

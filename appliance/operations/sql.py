@@ -181,7 +181,9 @@ def count_waiting(row: Unfinished, elapsed_ms: int) -> Statement:
 
 def release_all(engine_id: str) -> Statement:
     return Statement(
-        "UPDATE operation SET claimed_by = NULL, beat = beat + 1 WHERE claimed_by = ?", (engine_id,)
+        "UPDATE operation SET claimed_by = NULL, beat = beat + 1"
+        " WHERE claimed_by = ? AND finished_at_ms IS NULL",  # the index of the unfinished
+        (engine_id,),
     )
 
 

@@ -1,6 +1,7 @@
 """Who works on an operation: claims, takeovers, releases, and waiting for an agent."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 from structlog.testing import capture_logs
@@ -11,10 +12,11 @@ from appliance.core.errors import (
     NotFound,
     Unavailable,
 )
+from appliance.operations import sql
 from appliance.operations.equipment import EngineSettings
 from appliance.operations.operation import State
 from appliance.operations.step import OnFailure, OperationKind, Step, StepContext
-from appliance.store.base import Statement
+from appliance.store.base import Consistency, Row, Statement
 from tests.unit.operations.lab import (
     AGENT,
     OTHER_AGENT,
@@ -22,6 +24,7 @@ from tests.unit.operations.lab import (
     Arguments,
     Fault,
     Lab,
+    LabStore,
     Note,
     a_submission,
     is_in,
@@ -222,6 +225,47 @@ async def test_a_submission_whose_answer_was_lost_is_worked_on(lab: Lab) -> None
         Fault("INSERT INTO operation ", DeadlineExceeded("no answer"), after=True)
     )
     assert (await lab.run(engine, a_submission(kind))).state is State.DONE
+
+
+class _LateStore(LabStore):
+    """Holds back the answers to polls and to submissions until told otherwise."""
+
+    def __init__(self, lab: Lab) -> None:
+        super().__init__(lab.store.real, lab.drive)
+        self.polling = asyncio.Event()
+        self.polls_go_on = asyncio.Event()
+        self.answers_go_on = asyncio.Event()
+
+    async def query(
+        self, statement: Statement, consistency: Consistency = Consistency.WEAK
+    ) -> list[Row]:
+        if statement is sql.UNFINISHED:
+            self.polling.set()
+            await self.polls_go_on.wait()
+        return await super().query(statement, consistency)
+
+    async def batch(self, statements: Sequence[Statement]) -> list[int]:
+        changed = await super().batch(statements)
+        if any("INSERT INTO operation (" in statement.sql for statement in statements):
+            await self.answers_go_on.wait()
+        return changed
+
+
+async def test_a_poll_that_sees_a_submission_before_its_answer_gives_it_no_second_worker(
+    lab: Lab,
+) -> None:
+    gate = Gate()
+    kind = gate.kind()
+    store = _LateStore(lab)
+    engine = await lab.engine(kind, store=store)
+    await lab.drive.until(store.polling.is_set)
+    submitting = asyncio.create_task(engine.submit(a_submission(kind)))
+    await lab.drive.until(lambda: store.batches, time_passes=False)
+    store.polls_go_on.set()
+    await lab.let_pass(3)
+    store.answers_go_on.set()
+    await lab.drive.until(submitting.done, time_passes=False)
+    assert gate.entered == 1
 
 
 @pytest.mark.parametrize("readable", [True, False])
