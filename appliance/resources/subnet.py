@@ -331,7 +331,7 @@ def _adapters_left_outside(subnet_id: str, _: str, subnet: Subnet) -> Statement:
     return Statement(
         "SELECT adapter_id, address FROM adapter_address"
         " WHERE subnet_id = ? AND address NOT BETWEEN ? AND ? ORDER BY address",
-        (subnet_id, network.first, network.last),
+        (subnet_id, network.first + 1, network.last - 1),
     )
 
 
@@ -341,6 +341,44 @@ def _refuse_outside(subnet: Subnet, row: Row) -> None:
         f" of adapter {row['adapter_id']}",
         field="cidr",
         hint="give the adapter another address first",
+    )
+
+
+def _machines_at_routers_addresses(subnet_id: str, _: str, subnet: Subnet) -> Statement:
+    """Select adapters of machines at the router's address or at those of gateways."""
+    pool = [parse_range(item.first, item.last, "gw_pool") for item in given(subnet.gw_pool, [])]
+    return Statement(
+        "SELECT adapter.id, taken.address FROM adapter_address AS taken"
+        " JOIN adapter ON adapter.id = taken.adapter_id"
+        " WHERE taken.subnet_id = ? AND adapter.reserved = 0 AND (taken.address = ? OR EXISTS"
+        " (SELECT 1 FROM json_each(?) AS kept"
+        " WHERE taken.address BETWEEN kept.value ->> 0 AND kept.value ->> 1))"
+        " ORDER BY taken.address",
+        (subnet_id, parse_address(subnet.gateway, "gateway"), msgspec.json.encode(pool).decode()),
+    )
+
+
+def _refuse_routers_address(subnet: Subnet, row: Row) -> None:
+    address = format_address(int(row["address"] or 0))
+    field = "gateway" if address == subnet.gateway else "gw_pool"
+    raise Invalid(
+        f"{field} takes {address}, which adapter {row['id']} has",
+        field=field,
+        hint="give the adapter another address first",
+    )
+
+
+def _projects_of_storage(subnet_id: str, _: str, subnet: Subnet) -> Statement:
+    return Statement(
+        "SELECT project_id FROM project_region WHERE subnet_id = ? AND ? = 'ceph'",
+        (subnet_id, given(subnet.application, Application.USER).value),
+    )
+
+
+def _refuse_storage(subnet: Subnet, row: Row) -> None:
+    raise Invalid(
+        f"subnet {quoted(subnet.name)} cannot be for ceph: project {row['project_id']} has it",
+        field="application",
     )
 
 
@@ -409,5 +447,7 @@ SUBNETS: Final = Table(
         ),
         Rule(_overlapping_subnets, _refuse_overlap),
         Rule(_adapters_left_outside, _refuse_outside),
+        Rule(_machines_at_routers_addresses, _refuse_routers_address),
+        Rule(_projects_of_storage, _refuse_storage),
     ),
 )

@@ -6,6 +6,7 @@ import pytest_asyncio
 
 from appliance.store.sqlite import SqliteStore
 from tests.support.clock import ManualClock
+from tests.support.cloud import Cloud
 from tests.unit.services.house import House, open_house
 
 
@@ -24,3 +25,8 @@ async def store(tmp_path: Path, clock: ManualClock) -> AsyncGenerator[SqliteStor
 @pytest_asyncio.fixture
 async def house(store: SqliteStore, tmp_path: Path, clock: ManualClock) -> House:
     return await open_house(store, tmp_path / "state", clock)
+
+
+@pytest.fixture
+def cloud(house: House) -> Cloud:
+    return Cloud(house.store, house.secrets, house.clock)
