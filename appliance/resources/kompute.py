@@ -73,8 +73,7 @@ class KomputeFacts(msgspec.Struct, frozen=True):
     phase: str
     generation: int
     instance_id: str
-    kaktus_id: str
-    observed_generation: int  # of its instance
+    host_name: str
     agents: str  # JSON; of its Kaktus
     disks: str  # JSON; see `KomputeDisk`
 
@@ -90,6 +89,12 @@ class KomputeDisk(msgspec.Struct, frozen=True):
     type: VolumeType
     storage_pool_id: str
     is_current: bool
+
+
+class TakenName(msgspec.Struct, frozen=True):
+    kind: str
+    name: str
+    id: str
 
 
 class Part(StrEnum):
@@ -150,14 +155,15 @@ def kompute_facts(kompute_id: str) -> Statement:
     """Select the `KomputeFacts`, of a hidden Kompute too."""
     return Statement(
         "SELECT kompute.id, kompute.project_id, kompute.zone_id, kompute.phase,"
-        " kompute.generation, instance.id AS instance_id, kaktus_id, observed_generation,"
+        " kompute.generation, instance.id AS instance_id, kaktus.name AS host_name,"
         " (SELECT json_group_array(agent_id) FROM (SELECT agent_id FROM kaktus_agent"
         " WHERE kaktus_agent.kaktus_id = instance.kaktus_id ORDER BY position)) AS agents,"
         " (SELECT json_group_array(json_object('id', id, 'type', type, 'storage_pool_id',"
         " storage_pool_id, 'is_current', observed_generation = generation)) FROM"
         " (SELECT id, type, storage_pool_id, observed_generation, generation FROM volume"
         " WHERE volume.kompute_id = kompute.id ORDER BY position)) AS disks"
-        " FROM kompute JOIN instance ON instance.kompute_id = kompute.id WHERE kompute.id = ?",
+        " FROM kompute JOIN instance ON instance.kompute_id = kompute.id"
+        " JOIN kaktus ON kaktus.id = instance.kaktus_id WHERE kompute.id = ?",
         (kompute_id,),
     )
 
@@ -246,7 +252,7 @@ def forget_kompute(kompute_id: str) -> Sequence[Statement]:
 
 
 def taken_part_names(name: str) -> Statement:
-    """Select who has a name that a part of a Kompute of this name would have."""
+    """Select each `TakenName` that a part of a Kompute of this name would have."""
     return Statement(
         "SELECT 'volume' AS kind, name, id FROM volume WHERE name IN (?, ?)"
         " UNION ALL SELECT 'adapter', name, id FROM adapter WHERE name IN (?, ?)",

@@ -185,11 +185,12 @@ TEMPLATES: Final = Table(
         Statement(
             "UPDATE template SET is_default = 0 WHERE storage_pool_id = ? AND is_default = 1"
             " AND EXISTS (SELECT 1 FROM template AS next"
-            " WHERE next.id = ? AND next.storage_pool_id = ?)",
+            " WHERE next.id = ? AND next.storage_pool_id = ? AND next.phase = 'ready')",
             (pool_id, template_id, pool_id),
         ),
         Statement(
-            "UPDATE template SET is_default = 1 WHERE id = ? AND storage_pool_id = ?",
+            "UPDATE template SET is_default = 1"
+            " WHERE id = ? AND storage_pool_id = ? AND phase = 'ready'",
             (template_id, pool_id),
         ),
     ],

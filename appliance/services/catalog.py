@@ -44,7 +44,7 @@ class Catalog:
         Raises:
             NotFound: the parent does not exist.
         """
-        ids = _ids(await self._store.query(below(parent_id))) if _is_id(parent_id) else []
+        ids = _ids(await self._store.query(below(parent_id))) if is_id(parent_id) else []
         if not ids:
             await self.require(parent, parent_id)
         return ids
@@ -64,9 +64,9 @@ class Catalog:
         Raises:
             NotFound: the object does not exist.
         """
-        rows = await self._store.query(part.read(object_id)) if _is_id(object_id) else []
+        rows = await self._store.query(part.read(object_id)) if is_id(object_id) else []
         if not rows:
-            raise _missing(table, object_id)
+            raise missing(table, object_id)
         return part.decode(rows[0])
 
     async def require(self, table: AnyView, object_id: str) -> None:
@@ -165,15 +165,15 @@ class Catalog:
         except Conflict as conflict:
             raise await self.in_use(table, table.children, object_id) from conflict
         if not any(changed):
-            raise _missing(table, object_id)
+            raise missing(table, object_id)
 
     async def read(self, table: View[S], object_id: str, consistency: Consistency) -> tuple[S, int]:
         # Ids are opaque: any other text, a name too, is the id of nothing.
         rows = (
-            await self._store.query(table.read(object_id), consistency) if _is_id(object_id) else []
+            await self._store.query(table.read(object_id), consistency) if is_id(object_id) else []
         )
         if not rows:
-            raise _missing(table, object_id)
+            raise missing(table, object_id)
         generation = rows[0].pop(GENERATION)
         assert isinstance(generation, int)
         return table.decode(rows[0]), generation
@@ -227,13 +227,19 @@ def ruled(
         yield from guard_none(rule.offenders(object_id, parent_id, wanted))
 
 
-def _is_id(text: str) -> bool:
+def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
+
+
+def check_id(table: AnyView, object_id: str) -> None:
+    """Raise NotFound for a text that is the id of nothing."""
+    if not is_id(object_id):
+        raise missing(table, object_id)
 
 
 def _ids(rows: list[Row]) -> list[str]:
     return [str(row["id"]) for row in rows]
 
 
-def _missing(table: AnyView, object_id: str) -> NotFound:
+def missing(table: AnyView, object_id: str) -> NotFound:
     return NotFound(f"{table.title} {quoted(object_id)} does not exist")

@@ -1,0 +1,284 @@
+"""Instances: machines put together from adapters and volumes that exist."""
+
+import msgspec
+
+from appliance.core.errors import Conflict, Invalid, KowabungaError
+from appliance.core.ids import new_id
+from appliance.model.compute import Architecture
+from appliance.model.target import target
+from appliance.operations.operation import Operation
+from appliance.operations.step import Submission
+from appliance.resources.choice import RegionOfZone, region_of_zone
+from appliance.resources.fields import given, merged, with_defaults
+from appliance.resources.instance import (
+    INSTANCES,
+    AdapterFacts,
+    Instance,
+    InstanceFacts,
+    VolumeFacts,
+    attach,
+    begin_delete_instance,
+    check_instance,
+    check_parts,
+    insert_instance,
+    instance_facts,
+    instance_guard,
+    update_instance,
+    wanted_adapters,
+    wanted_volumes,
+)
+from appliance.resources.instance_work import INSTANCE_CREATE, INSTANCE_DELETE, INSTANCE_UPDATE
+from appliance.resources.placement import growth_guard, room_guard
+from appliance.resources.project import PROJECTS, Demand, quota_guard
+from appliance.resources.work import Work
+from appliance.resources.zone import ZONES
+from appliance.services.catalog import Catalog, check_id
+from appliance.services.durable import (
+    Asked,
+    Begun,
+    Durable,
+    nothing_to_do,
+    object_of,
+    refuse_going,
+    refuse_owned,
+)
+from appliance.services.placement import Needs, Placement
+from appliance.store.base import Consistency, Statement, guard
+
+
+class Instances:
+    """Reading and listing are the catalog's; power is `power.py`."""
+
+    def __init__(self, durable: Durable, catalog: Catalog, placement: Placement) -> None:
+        self._durable = durable
+        self._catalog = catalog
+        self._placement = placement
+
+    async def create(
+        self, asked: Asked, project_id: str, zone_id: str, sent: Instance
+    ) -> Begun[Instance]:
+        """Define and start a machine on the host of the zone that suits it best.
+
+        Raises:
+            NotFound: the project or the zone does not exist.
+            Invalid: a rule is broken, or an adapter or volume is not to be had.
+            Conflict: the name is taken.
+            InsufficientResource: the project's quota, or no host fits.
+        """
+        instance_id = new_id()
+        wanted = with_defaults(sent)
+
+        async def prepare() -> Submission[Work]:
+            await self._catalog.require(PROJECTS, project_id)
+            await self._catalog.require(ZONES, zone_id)
+            check_instance(wanted)
+            zone = await self._durable.require(
+                RegionOfZone, region_of_zone(zone_id), f"zone {zone_id}"
+            )
+            volumes = await self._check_parts(wanted, instance_id, project_id, zone.region_id)
+            demand = Demand(instances=1, vcpus=wanted.vcpus, memory_bytes=wanted.memory)
+            await self._durable.check_quota(project_id, demand)
+            chosen = await self._placement.choose(
+                Needs(
+                    instance_id=instance_id,
+                    zone_id=zone_id,
+                    project_id=project_id,
+                    vcpus=wanted.vcpus,
+                    memory_bytes=wanted.memory,
+                    architecture=_architecture(volumes),
+                    agents=_local_agents(volumes),
+                )
+            )
+            room = room_guard(
+                chosen.host_id,
+                project_id,
+                vcpus=wanted.vcpus,
+                memory_bytes=wanted.memory,
+                spread=chosen.spread,
+            )
+            return Submission(
+                kind=INSTANCE_CREATE,
+                arguments=Work(instance_id, instance_id=instance_id, host_agent=chosen.agent_id),
+                targets=_targets(instance_id, given(wanted.volumes, [])),
+                principal=asked.principal,
+                request_key=asked.key,
+                statements=(
+                    *quota_guard(project_id, demand),
+                    *guard(room),
+                    insert_instance(
+                        instance_id,
+                        wanted,
+                        project_id=project_id,
+                        kaktus_id=chosen.host_id,
+                        now_ms=self._durable.now_ms,
+                    ),
+                    *_attach(instance_id, project_id, wanted),
+                ),
+            )
+
+        async def explain(conflict: Conflict) -> KowabungaError:
+            return await self._catalog.taken(INSTANCES, "", wanted, conflict)
+
+        try:
+            return await self._durable.begin(
+                asked, INSTANCE_CREATE, prepare, self._answer, explain=explain
+            )
+        finally:
+            self._placement.forget(instance_id)
+
+    async def update(self, asked: Asked, instance_id: str, sent: Instance) -> Begun[Instance]:
+        """Change a machine; what cannot change while it runs takes a graceful restart.
+
+        A rename alone needs no agent: the definition follows when there is one.
+
+        Raises:
+            NotFound: it does not exist.
+            Invalid: a rule is broken, a Kompute owns it, an adapter or volume is not to be had, or
+                the name is another's.
+            InsufficientResource: the project's quota, or its host has no room.
+            Unavailable: no agent of its host is connected.
+        """
+        stored, _ = await self._catalog.read(INSTANCES, instance_id, Consistency.LINEARIZABLE)
+        wanted = merged(stored, sent)
+        if wanted == stored:
+            return nothing_to_do(stored)
+
+        async def explain(conflict: Conflict) -> KowabungaError:
+            taken = await self._catalog.taken(INSTANCES, "", wanted, conflict)
+            return Invalid(taken.detail, hint=taken.hint, field="name")
+
+        if _machine(wanted) == _machine(stored):
+
+            async def rename() -> list[Statement]:
+                _, facts, wanted = await self._read_change(instance_id, sent)
+                return self._updated(facts, wanted)
+
+            await self._durable.write(rename, explain=explain)
+            return nothing_to_do(await self._catalog.get(INSTANCES, instance_id))
+
+        async def prepare() -> Submission[Work]:
+            stored, facts, wanted = await self._read_change(instance_id, sent)
+            await self._check_parts(wanted, instance_id, facts.project_id, facts.region_id)
+            demand = Demand(
+                vcpus=wanted.vcpus - stored.vcpus, memory_bytes=wanted.memory - stored.memory
+            )
+            await self._durable.check_quota(facts.project_id, demand)
+            room = growth_guard(instance_id, vcpus=wanted.vcpus, memory_bytes=wanted.memory)
+            await self._durable.check_room(room, facts.host_name)
+            return Submission(
+                kind=INSTANCE_UPDATE,
+                arguments=self._work(facts),
+                targets=_targets(
+                    instance_id,
+                    list(dict.fromkeys([*given(stored.volumes, []), *given(wanted.volumes, [])])),
+                ),
+                principal=asked.principal,
+                request_key=asked.key,
+                statements=(
+                    *quota_guard(facts.project_id, demand),
+                    *guard(room),
+                    *self._updated(facts, wanted),
+                    *_attach(instance_id, facts.project_id, wanted),
+                ),
+            )
+
+        return await self._durable.begin(
+            asked, INSTANCE_UPDATE, prepare, self._answer, explain=explain
+        )
+
+    async def delete(self, asked: Asked, instance_id: str) -> Begun[None]:
+        """Remove a machine, or stop its making; its adapters and volumes stay.
+
+        Raises:
+            NotFound: it does not exist.
+            Conflict: a Kompute owns it.
+            Unavailable: no agent of its host is connected.
+        """
+        check_id(INSTANCES, instance_id)
+
+        async def prepare() -> Submission[Work]:
+            facts = await self._facts(instance_id)
+            refuse_owned("instance", instance_id, facts.kompute_id)
+            return Submission(
+                kind=INSTANCE_DELETE,
+                arguments=self._work(facts),
+                targets=_targets(instance_id, facts.list_volumes()),
+                principal=asked.principal,
+                request_key=asked.key,
+                statements=(
+                    *guard(instance_guard(instance_id, facts.generation)),
+                    begin_delete_instance(instance_id),
+                ),
+            )
+
+        return await self._durable.begin_delete(
+            asked, INSTANCE_DELETE, target("instance", instance_id), INSTANCE_CREATE, prepare
+        )
+
+    async def _check_parts(
+        self, wanted: Instance, instance_id: str, project_id: str, region_id: str
+    ) -> list[VolumeFacts]:
+        adapters = await self._durable.rows(
+            AdapterFacts, wanted_adapters(project_id, given(wanted.adapters, []))
+        )
+        volumes = await self._durable.rows(
+            VolumeFacts, wanted_volumes(project_id, given(wanted.volumes, []))
+        )
+        check_parts(wanted, instance_id, region_id, adapters, volumes)
+        return volumes
+
+    async def _read_change(
+        self, instance_id: str, sent: Instance
+    ) -> tuple[Instance, InstanceFacts, Instance]:
+        """Return what is stored, what belongs to it, and what is wanted, which was accepted."""
+        facts = await self._facts(instance_id)
+        stored, _ = await self._catalog.read(INSTANCES, instance_id, Consistency.LINEARIZABLE)
+        wanted = merged(stored, sent)
+        refuse_owned("instance", instance_id, facts.kompute_id)
+        refuse_going("instance", instance_id, facts.phase)
+        check_instance(wanted)
+        return stored, facts, wanted
+
+    def _updated(self, facts: InstanceFacts, wanted: Instance) -> list[Statement]:
+        return [
+            *guard(instance_guard(facts.id, facts.generation)),
+            update_instance(facts.id, wanted, self._durable.now_ms),
+        ]
+
+    def _work(self, facts: InstanceFacts) -> Work:
+        agent_id = self._durable.agent_among(facts.list_agents(), f"Kaktus {facts.host_name}")
+        return Work(facts.id, instance_id=facts.id, host_agent=agent_id)
+
+    async def _facts(self, instance_id: str) -> InstanceFacts:
+        return await self._durable.require(
+            InstanceFacts, instance_facts(instance_id), f"instance {instance_id}"
+        )
+
+    async def _answer(self, operation: Operation) -> Instance:
+        return await self._catalog.get(INSTANCES, object_of(operation))
+
+
+def _targets(instance_id: str, volume_ids: list[str]) -> tuple[str, ...]:
+    return (target("instance", instance_id), *(target("volume", each) for each in volume_ids))
+
+
+def _attach(instance_id: str, project_id: str, wanted: Instance) -> tuple[Statement, ...]:
+    return attach(instance_id, project_id, given(wanted.adapters, []), given(wanted.volumes, []))
+
+
+def _machine(instance: Instance) -> Instance:
+    """Return the part of an instance that its domain must follow before an answer."""
+    return msgspec.structs.replace(instance, name="", description="")
+
+
+def _architecture(volumes: list[VolumeFacts]) -> Architecture:
+    return next(Architecture(each.architecture) for each in volumes if each.architecture)
+
+
+def _local_agents(volumes: list[VolumeFacts]) -> frozenset[str]:
+    return frozenset(
+        agent_id
+        for volume in volumes
+        if volume.local_agents is not None
+        for agent_id in msgspec.json.decode(volume.local_agents, type=list[str])
+    )

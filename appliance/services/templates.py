@@ -1,0 +1,105 @@
+"""Templates: imported and removed by operations; everything else is the catalog's."""
+
+import msgspec
+
+from appliance.core.errors import Conflict, KowabungaError
+from appliance.core.ids import new_id
+from appliance.model.target import target
+from appliance.operations.operation import Operation
+from appliance.operations.step import Submission
+from appliance.resources.fields import with_defaults
+from appliance.resources.storage_pool import STORAGE_POOLS
+from appliance.resources.template import (
+    TEMPLATE_CREATE,
+    TEMPLATE_DELETE,
+    TEMPLATES,
+    Template,
+    begin_delete_template,
+    check_template,
+    template_pool,
+    volumes_of_template,
+)
+from appliance.resources.work import Work
+from appliance.services.catalog import Catalog, check_id
+from appliance.services.durable import Asked, Begun, Durable, object_of
+from appliance.store.base import guard_none
+
+
+class _Where(msgspec.Struct, frozen=True):
+    storage_pool_id: str
+
+
+class _Clone(msgspec.Struct, frozen=True):
+    id: str
+
+
+class Templates:
+    def __init__(self, durable: Durable, catalog: Catalog) -> None:
+        self._durable = durable
+        self._catalog = catalog
+
+    async def create(self, asked: Asked, pool_id: str, sent: Template) -> Begun[Template]:
+        """Import an image into a storage pool; takes as long as the download.
+
+        Raises:
+            NotFound: the pool does not exist.
+            Invalid: a rule is broken, or no agent acts for the pool.
+            Conflict: the name is taken in that pool.
+            Unavailable: no agent of the pool is connected.
+        """
+        template_id = new_id()
+        wanted = with_defaults(sent)
+
+        async def prepare() -> Submission[Work]:
+            await self._catalog.require(STORAGE_POOLS, pool_id)
+            check_template(wanted)
+            return Submission(
+                kind=TEMPLATE_CREATE,
+                arguments=Work(
+                    template_id, storage_agents=await self._durable.storage_agents([pool_id])
+                ),
+                targets=(target("template", template_id),),
+                principal=asked.principal,
+                request_key=asked.key,
+                statements=TEMPLATES.insert(template_id, pool_id, wanted, self._durable.now_ms),
+            )
+
+        async def explain(conflict: Conflict) -> KowabungaError:
+            return await self._catalog.taken(TEMPLATES, pool_id, wanted, conflict)
+
+        async def after(operation: Operation) -> Template:
+            return await self._catalog.get(TEMPLATES, object_of(operation))
+
+        return await self._durable.begin(asked, TEMPLATE_CREATE, prepare, after, explain=explain)
+
+    async def delete(self, asked: Asked, template_id: str) -> Begun[None]:
+        """Remove a template, or stop its import.
+
+        Raises:
+            NotFound: it does not exist.
+            Conflict: volumes were cloned from it.
+            Unavailable: no agent of its pool is connected.
+        """
+        check_id(TEMPLATES, template_id)
+        clones = volumes_of_template(template_id)
+
+        async def prepare() -> Submission[Work]:
+            where = await self._durable.require(
+                _Where, template_pool(template_id), f"template {template_id}"
+            )
+            if await self._durable.rows(_Clone, clones):
+                raise await self._catalog.in_use(TEMPLATES, TEMPLATES.children, template_id)
+            unused, closed = guard_none(clones)
+            agents = await self._durable.storage_agents([where.storage_pool_id])
+            return Submission(
+                kind=TEMPLATE_DELETE,
+                arguments=Work(template_id, storage_agents=agents),
+                targets=(target("template", template_id),),
+                principal=asked.principal,
+                request_key=asked.key,
+                statements=(unused, begin_delete_template(template_id), closed),
+            )
+
+        return await self._durable.begin_delete(
+            asked, TEMPLATE_DELETE, target("template", template_id), TEMPLATE_CREATE, prepare
+        )
