@@ -32,6 +32,10 @@ class _GiveUp(Exception):
         self.problem = problem
 
 
+class _OwnTimeoutError(Exception):
+    """A step raised TimeoutError itself: a bug, not to be taken for a limit of ours."""
+
+
 class Worker:
     def __init__(self, equipment: Equipment, claim: Claim) -> None:
         self._equipment = equipment
@@ -128,6 +132,8 @@ class Worker:
             try:
                 async with self._trying.block(), self._clock.timeout(self._left_s(job)):
                     return await self._attempt(job, f"do{number}", step.do)
+            except TimeoutError:  # a cancellation, or the budget: a timer may be a moment early
+                trouble: KowabungaError = DeadlineExceeded(f"{step.name} was still not done")
             except Exception as error:
                 trouble = await self._judge(job, error, step.name)
             if not trouble.retryable:
@@ -220,8 +226,10 @@ class Worker:
         try:
             async with self._equipment.slots:
                 return await action(context)
-        except Exception:
+        except Exception as error:
             self._tries.failed()
+            if isinstance(error, TimeoutError):
+                raise _OwnTimeoutError from error
             raise
 
     async def _judge(self, job: Job, error: Exception, where: str) -> KowabungaError:
@@ -230,8 +238,6 @@ class Worker:
             await self._load()  # a takeover ends here; else a guard of the kind's own failed
         if isinstance(error, KowabungaError):
             return error
-        if isinstance(error, TimeoutError) and (self._cancel_requested or self._left_s(job) <= 0):
-            return DeadlineExceeded(f"{where} was still not done")
         if where not in self._reported:
             self._reported.add(where)
             self._log.error("operation_bug", kind=job.kind.name, step=where, exc_info=error)

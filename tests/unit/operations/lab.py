@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from appliance.core.clock import Clock
 from appliance.core.errors import KowabungaError, Problem
 from appliance.core.ids import new_id
 from appliance.model.target import target
@@ -192,13 +193,14 @@ class Lab:
         settings: EngineSettings | None = None,
         agents: Agents | None = None,
         store: LabStore | None = None,
+        clock: Clock | None = None,
     ) -> Engine:
         """Return an engine that runs until `stop` or the end of the test."""
         engine = Engine(
             store or self.store,
             agents or self.agents,
             kinds,
-            clock=self.clock,
+            clock=clock or self.clock,
             alone=alone,
             settings=settings,
         )

@@ -1,6 +1,7 @@
 """Steps that fail: retries, budgets, undoing, leaving, bugs, and a store in trouble."""
 
 import asyncio
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 from structlog.testing import capture_logs
@@ -17,6 +18,7 @@ from appliance.core.errors import (
 from appliance.operations.operation import Operation, State
 from appliance.operations.step import OnFailure, OperationKind, Step, StepContext
 from appliance.store.base import Statement, guard
+from tests.support.drive import JumpingClock
 from tests.unit.operations.lab import Arguments, Fault, Lab, a_submission, kind_of, log, nothing
 
 _NEVER = Statement("SELECT 0")
@@ -156,6 +158,29 @@ async def test_a_step_that_never_returns_is_ended_by_the_budget(lab: Lab) -> Non
     assert code(operation) == "deadline_exceeded"
     assert operation.problem is not None
     assert "hang" in operation.problem.detail
+
+
+class _EarlyTimers:
+    """A clock like that of uvloop, whose timers may be a millisecond early."""
+
+    def __init__(self, clock: JumpingClock) -> None:
+        self.now_ms = clock.now_ms
+        self.monotonic = clock.monotonic
+        self.sleep = clock.sleep
+        self._clock = clock
+
+    def timeout(self, seconds: float | None) -> AbstractAsyncContextManager[object]:
+        return self._clock.timeout(None if seconds is None else seconds - 0.001)
+
+
+async def test_a_budget_whose_timer_is_early_is_no_bug_of_the_step(lab: Lab) -> None:
+    async def hang(_: StepContext[Arguments]) -> None:
+        await asyncio.Event().wait()
+
+    kind = kind_of(Step("hang", hang), budget_s=20)
+    engine = await lab.engine(kind, clock=_EarlyTimers(lab.clock))
+    operation = await lab.run(engine, a_submission(kind))
+    assert code(operation) == "deadline_exceeded"
 
 
 async def test_the_budget_is_used_up_by_all_workers_together(lab: Lab) -> None:
