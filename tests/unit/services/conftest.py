@@ -6,7 +6,7 @@ import pytest_asyncio
 
 from appliance.store.sqlite import SqliteStore
 from tests.support.clock import ManualClock
-from tests.support.cloud import Cloud
+from tests.support.small_cloud import Cloud
 from tests.unit.services.house import House, open_house
 
 

@@ -12,7 +12,7 @@ from appliance.resources.adapter import ADAPTERS, Adapter
 from appliance.resources.fields import given
 from appliance.resources.subnet import SUBNETS, IpRange, Subnet
 from appliance.resources.vnet import VNETS
-from tests.support.cloud import Cloud, made
+from tests.support.small_cloud import Cloud, made
 
 
 @pytest_asyncio.fixture

@@ -8,7 +8,7 @@ from appliance.core.ids import new_id
 from appliance.resources.cost import Cost
 from appliance.resources.project import PROJECTS, Project
 from appliance.resources.project_cost import PROJECT_COST, Offer, cost_of
-from tests.support.cloud import GIB, Cloud, made
+from tests.support.small_cloud import GIB, Cloud, made
 
 
 @pytest_asyncio.fixture

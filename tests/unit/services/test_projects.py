@@ -24,7 +24,7 @@ from appliance.resources.project import (
 )
 from appliance.resources.subnet import SUBNETS, Application
 from appliance.resources.team import TEAMS
-from tests.support.cloud import GIB, Cloud, made
+from tests.support.small_cloud import GIB, Cloud, made
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f admin"
 
