@@ -202,6 +202,7 @@ def _find_damage(tree: str) -> "str | None":
 
 def _verify_imports(packages: str) -> None:
     """Let nothing be imported from the tree that differs from what was built."""
+    import os
     from hashlib import sha256
     from importlib.machinery import (
         EXTENSION_SUFFIXES,
@@ -220,7 +221,8 @@ def _verify_imports(packages: str) -> None:
                 f"kowabunga: {path} is not what was built; "
                 f"run: rm -rf {packages[: -len('/site-packages')]}\n"
             )
-            sys.exit(DAMAGED)
+            sys.stderr.flush()
+            os._exit(DAMAGED)  # an exception could be caught by whoever imports
 
     class Source(SourceFileLoader):
         def get_data(self, path: str) -> bytes:

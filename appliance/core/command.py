@@ -24,6 +24,7 @@ _CLEAN: Final[Mapping[str, str]] = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LANG": "C.UTF-8",
 }
+_CLOSE_S: Final = 1.0
 _TOLD_CHARACTERS: Final = 400
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
 
@@ -120,10 +121,23 @@ async def terminate(process: Process, *, grace_s: float) -> None:
 
 
 async def kill(process: Process) -> None:
-    """Kill a child and all that it started, and wait until it is gone."""
+    """Kill a child and all that it started, wait until it is gone, and close its pipes."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
+    # Read to the end meanwhile: asyncio does not see the end of a pipe that is full.
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_CLOSE_S), asyncio.TaskGroup() as group:
+            group.create_task(_drain(process.stdout))
+            group.create_task(_drain(process.stderr))
+            group.create_task(process.wait())
+    # What left our session may hold a pipe open for ever. The transport has no public name.
+    transport: asyncio.SubprocessTransport = vars(process)["_transport"]
+    transport.close()
+
+
+async def _drain(stream: asyncio.StreamReader | None) -> None:
+    while stream is not None and await stream.read(65536):
+        pass
 
 
 def explain(status: int) -> str:

@@ -14,6 +14,7 @@ import pytest
 from appliance.model.node_status import NodeStatus
 from appliance.roles.node_file import NodeFiles, read_status
 from tests.support.executable import built_executable
+from tests.support.wait import until_now
 
 _MEMORY: Final = Path("/dev/shm")
 
@@ -99,8 +100,11 @@ def node(tmp_path: Path, executable: Path, unpacked: Path) -> Generator[RealNode
     yield made
     made.role("stop")
     options = b"\0".join(option.encode() for option in made.options)
-    left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if options in _read(path)]
-    assert not left, "a supervisor is left"
+    processes = Path("/proc").glob
+    until_now(
+        lambda: not any(options in _read(path) for path in processes("[0-9]*/cmdline")),
+        "no supervisor is left",
+    )
 
 
 def _read(path: Path) -> bytes:

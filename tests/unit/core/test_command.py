@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,16 @@ async def test_a_cancelled_wait_kills_the_command(tmp_path: Path) -> None:
 async def test_endless_output_is_cut_off() -> None:
     with pytest.raises(DriverError, match="said more than 1000 bytes"):
         await command.run(["yes"], timeout_s=30, output_limit_bytes=1000)
+
+
+async def test_what_left_our_session_does_not_hold_us_up(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    child = await command.start(["sh", "-c", f"setsid sleep 100 & echo $! > {pid}; echo up; wait"])
+    assert child.stdout is not None
+    assert await child.stdout.readline() == b"up\n"
+    await command.kill(child)
+    assert child.returncode == -9
+    os.kill(int(pid.read_text()), signal.SIGKILL)
 
 
 async def test_input_that_nobody_reads_is_no_error() -> None:
