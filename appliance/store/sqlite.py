@@ -4,6 +4,7 @@ One thread writes and a few read; the event loop never waits for the disk. No SQ
 """
 
 import sqlite3
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -48,6 +49,8 @@ class SqliteStore:
         for reader in readers:
             self._idle.put(reader)
         self._closed = False
+        self._released = False
+        self._closing_readers = threading.Lock()
 
     @classmethod
     async def open(
@@ -62,7 +65,7 @@ class SqliteStore:
 
         Makes it, and its directory, if there is none. The schema is the cluster's unless other
         `migrations` are given. A statement that runs longer than `statement_limit_s` is stopped.
-        Reads the whole file once: seconds for a gigabyte.
+        Reads the whole file once: seconds for a gigabyte, or as long as the disk takes.
 
         Raises:
             Conflict: another process has it, or its schema is newer than this program.
@@ -110,15 +113,15 @@ class SqliteStore:
         return await self._writer.submit(tuple(statements))
 
     async def close(self) -> None:
-        """Finish what was begun, then let go of the file; safe to repeat."""
-        if self._closed:
+        """Finish what was begun, then let go of the file; safe to repeat, also if cancelled."""
+        if self._released:
             return
         self._closed = True
         await self._writer.close()
-        for _ in range(_READERS):
-            await self._pool.run(None, self._close_reader)
+        await self._pool.run(None, self._close_readers)
         self._pool.close()
         self._lock.close()
+        self._released = True
 
     def _read(self, statement: Statement) -> list[Row]:
         # As many threads as readers: one is always idle, or just about to be.
@@ -135,8 +138,13 @@ class SqliteStore:
         finally:
             self._idle.put(reader)
 
-    def _close_reader(self) -> None:
-        self._idle.get().connection.close()
+    def _close_readers(self) -> None:
+        with self._closing_readers:  # a cancelled `close` may have left one at this
+            readers = [self._idle.get() for _ in range(_READERS)]
+            for reader in readers:
+                reader.connection.close()
+                # A read that has yet to take one fails on it, instead of waiting for ever.
+                self._idle.put(reader)
 
 
 def _open_connections(path: Path, lock: ExitStack, clock: Clock, limit_s: float) -> list[_Reader]:

@@ -3,6 +3,7 @@
 The only place with PRAGMAs. Knows nothing of batches or of our tables.
 """
 
+import math
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -25,13 +26,14 @@ class TimeLimit:
     """Interrupts a statement of one connection that runs away.
 
     A cancelled await does not stop the thread below it, and one endless statement must not hold
-    the writer or a reader for good.
+    the writer or a reader for good. Until the first `restart` there is no limit: what is done to
+    open a large file on a slow disk takes its time.
     """
 
     def __init__(self, clock: Clock, seconds: float) -> None:
         self._clock = clock
         self._seconds = seconds
-        self._end = 0.0
+        self._end = math.inf
 
     def restart(self) -> None:
         self._end = self._clock.monotonic() + self._seconds
@@ -145,7 +147,6 @@ def _connect(path: Path, limit: TimeLimit, *pragmas: str) -> sqlite3.Connection:
         cached_statements=512,
     )
     connection.set_progress_handler(limit.passed, _STEPS_PER_LOOK)
-    limit.restart()
     try:
         for pragma in (f"busy_timeout = {_BUSY_MS}", "cell_size_check = ON", *pragmas):
             connection.execute(f"PRAGMA {pragma}")

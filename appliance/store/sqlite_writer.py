@@ -75,9 +75,10 @@ class Writer:
         return await job.answer
 
     async def close(self) -> None:
-        """Write what waits, then close the connection; called once."""
-        self._closing = True
-        self._queue.put(None)
+        """Write what waits, then close the connection; safe to repeat."""
+        if not self._closing:
+            self._closing = True
+            self._queue.put(None)
         await asyncio.shield(self._ended)
 
     def _run(self) -> None:

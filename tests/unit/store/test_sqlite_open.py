@@ -1,5 +1,6 @@
 # ruff: noqa: ASYNC240 - a test may wait for its own disk
 
+import asyncio
 import sqlite3
 import stat
 from contextlib import closing
@@ -56,6 +57,47 @@ async def test_a_closed_store_refuses_work_and_closing_again_is_fine(
         with pytest.raises(Unavailable, match="closed"):
             await names(store)
         assert not path.with_name("state.db-wal").exists(), "the log was not folded in"
+
+
+async def test_a_close_that_was_cancelled_can_be_repeated(
+    path: Path, open_sqlite: OpenSqlite
+) -> None:
+    async with open_sqlite(path) as store:
+        await store.batch([CREATE])
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            writing = asyncio.create_task(store.batch([add("a")]))
+            await asyncio.sleep(0)
+            closing_it = asyncio.create_task(store.close())
+            await asyncio.sleep(0)
+            closing_it.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await closing_it
+        await store.close()
+        assert await writing == [1]
+        async with open_sqlite(path) as again:
+            assert await names(again) == ["a"]
+
+
+class _SlowMachine(ManualClock):
+    """A second passes between any two looks at it."""
+
+    def monotonic(self) -> float:
+        self._move_to(super().monotonic() + 1)
+        return super().monotonic()
+
+
+async def test_the_limit_of_a_statement_does_not_limit_the_check_of_a_large_file(
+    path: Path, open_sqlite: OpenSqlite
+) -> None:
+    async with open_sqlite(path) as store:
+        many = Statement(
+            "INSERT INTO pair (name) WITH RECURSIVE n (i) AS"
+            " (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 50000) SELECT i FROM n"
+        )
+        await store.batch([CREATE, many])
+    large = await SqliteStore.open(path, clock=_SlowMachine(), migrations=(), statement_limit_s=0.5)
+    await large.close()
 
 
 async def test_a_second_opener_is_told_who_holds_it(path: Path, open_sqlite: OpenSqlite) -> None:
