@@ -1,158 +1,362 @@
-"""A small cloud as rows: what projects and adapters need around them, on a real store."""
+"""A small cloud for tests: real store, engine, services and dispatchers; simulated nodes.
 
+Only the sockets are left out: a call goes straight to the dispatcher of its agent, through JSON.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
 
+import msgspec
+
+from appliance.agent.dispatch import Dispatcher
+from appliance.agent.fences import FenceBook
+from appliance.agent.simulated import simulated_handlers
 from appliance.core.clock import Clock
+from appliance.core.errors import Unavailable
 from appliance.core.ids import new_id
-from appliance.resources.adapter import insert_adapter
-from appliance.resources.cost import Cost
+from appliance.drivers.fake.node import NodeTraits, SimulatedNode
+from appliance.drivers.fake.storage import Internet, RemoteFile
+from appliance.drivers.fake.world import World
+from appliance.model.agent import AgentType
+from appliance.operations.engine import Engine
+from appliance.operations.equipment import EngineSettings
+from appliance.resources.adapter import Adapter
+from appliance.resources.instance import Instance
 from appliance.resources.kaktus import KAKTUSES, Kaktus
+from appliance.resources.kompute import Kompute
+from appliance.resources.project import Project, ProjectResources, insert_project
 from appliance.resources.region import REGIONS, Region
 from appliance.resources.storage_pool import STORAGE_POOLS, StoragePool
-from appliance.resources.subnet import SUBNETS, Application, Subnet
+from appliance.resources.subnet import SUBNETS, Subnet
 from appliance.resources.team import TEAMS, Team
+from appliance.resources.template import Template
 from appliance.resources.vnet import VNETS, VNet
+from appliance.resources.volume import Volume, VolumeType
 from appliance.resources.zone import ZONES, Zone
+from appliance.rpc.gateway import AgentGateway, Command
+from appliance.rpc.method import Method
+from appliance.rpc.methods import Event
 from appliance.services.adapters import Adapters
 from appliance.services.catalog import Catalog
-from appliance.services.projects import Projects
-from appliance.services.secrets import Secrets
-from appliance.store.base import Row, SqlValue, Statement, Store
+from appliance.services.cluster import ensure_cluster
+from appliance.services.compute import COMPUTE_KINDS, Compute
+from appliance.services.durable import Asked
+from appliance.services.komputes import KomputeOptions
+from appliance.store.base import Statement, Store
 
-GIB = 2**30
+P = TypeVar("P", bound=msgspec.Struct)
+R = TypeVar("R", bound=msgspec.Struct)
+
+MIB = 1024**2
+GIB = 1024**3
+ASKED = Asked("master")
+TRAITS = NodeTraits(internet=Internet(default=RemoteFile(8 * MIB)), latency_s=0)
 
 
-def made(given_id: object) -> str:
-    """Return an id that an object must have."""
-    assert isinstance(given_id, str)
-    return given_id
+@dataclass
+class Player:
+    """One agent that is played: its node, and what it told by itself."""
+
+    agent_id: str
+    node: SimulatedNode
+    dispatcher: Dispatcher
+    connected: bool = True
+    events: list[Event] = field(default_factory=list)
+
+
+class Nodes:
+    """Every agent of the cloud; implements AgentGateway."""
+
+    def __init__(self, directory: Path, clock: Clock, world: World) -> None:
+        self.world = world
+        self._directory = directory
+        self._clock = clock
+        self._players: dict[str, Player] = {}
+        self._exits = AsyncExitStack()
+        self.calls: list[tuple[str, str]] = []  # agent, method
+
+    def __getitem__(self, agent_id: str) -> Player:
+        return self._players[agent_id]
+
+    async def play(self, agent_id: str, traits: NodeTraits = TRAITS) -> Player:
+        """Begin, or begin anew as a process that died does, with the fences that it kept."""
+        events: list[Event] = []
+        node = SimulatedNode(agent_id, self.world, clock=self._clock, traits=traits)
+        handlers = simulated_handlers(
+            node, AgentType.KAKTUS, version="test", boot_id="boot", send_event=events.append
+        )
+        fences = await self._exits.enter_async_context(
+            FenceBook.open(self._directory / f"{agent_id}.{new_id()}.fences")
+        )
+        dispatcher = await self._exits.enter_async_context(Dispatcher(handlers, fences))
+        player = Player(agent_id, node, dispatcher, events=events)
+        self._players[agent_id] = player
+        return player
+
+    async def close(self) -> None:
+        await self._exits.aclose()
+
+    def reachable(self, agent_id: str) -> bool:
+        player = self._players.get(agent_id)
+        return player is not None and player.connected
+
+    async def call(
+        self,
+        agent_id: str,
+        method: Method[P, R],
+        params: P,
+        *,
+        timeout_s: float | None = None,
+        command: Command | None = None,
+    ) -> R:
+        del timeout_s
+        if not self.reachable(agent_id):
+            raise Unavailable(f"agent {agent_id} is not connected")
+        self.calls.append((agent_id, method.name))
+        result = await self._players[agent_id].dispatcher.handle(
+            method.name, msgspec.json.encode(params), command
+        )
+        return msgspec.json.decode(msgspec.json.encode(result), type=method.result)
+
+    def methods(self) -> list[str]:
+        """Return the names of the methods called so far, and forget them."""
+        names = [name for _, name in self.calls]
+        self.calls.clear()
+        return names
 
 
 @dataclass
 class Cloud:
+    """A region of one zone, its hosts, networks and storage; one project."""
+
     store: Store
-    secrets: Secrets
     clock: Clock
-    catalog: Catalog = field(init=False)
-    projects: Projects = field(init=False)
-    adapters: Adapters = field(init=False)
+    nodes: Nodes
+    engine: Engine
+    catalog: Catalog
+    compute: Compute
+    adapters: Adapters
+    region: str = ""
+    zone: str = ""
+    hosts: list[str] = field(default_factory=list)
+    agents: list[str] = field(default_factory=list)
+    private_subnet: str = ""
+    public_subnet: str = ""
+    pool: str = ""
+    template: str = ""
+    project: str = ""
 
-    def __post_init__(self) -> None:
-        self.catalog = Catalog(self.store, self.clock)
-        self.projects = Projects(self.store, self.catalog, self.secrets, self.clock)
-        self.adapters = Adapters(self.store, self.catalog, self.clock)
-
-    async def ask(self, sql: str, *parameters: SqlValue) -> list[Row]:
-        return await self.store.query(Statement(sql, parameters))
-
-    async def tell(self, sql: str, *parameters: SqlValue) -> None:
-        await self.store.batch([Statement(sql, parameters)])
-
-    async def region(self, name: str = "eu") -> str:
-        made_region = await self.catalog.create(REGIONS, Region(name=name, domain="eu.example.org"))
-        return made(made_region.id)
-
-    async def zone(self, region_id: str, name: str = "eu-a") -> str:
-        return made((await self.catalog.create(ZONES, Zone(name=name), REGIONS, region_id)).id)
-
-    async def vnet(self, region_id: str, name: str = "tenants", *, private: bool = True) -> str:
-        vnet = VNet(name=name, interface="br0", private=private)
-        return made((await self.catalog.create(VNETS, vnet, REGIONS, region_id)).id)
-
-    async def subnet(self, vnet_id: str, cidr: str, *, name: str = "", ceph: bool = False) -> str:
-        subnet = Subnet(
-            name=name or cidr,
-            cidr=cidr,
-            gateway=cidr.rpartition(".")[0] + ".1",
-            application=Application.CEPH if ceph else Application.USER,
+    async def add_host(self, zone: str | None = None, *, threads: int = 64) -> tuple[str, str]:
+        """Add a Kaktus with an agent that is played; return their ids."""
+        agent_id = await self.add_agent()
+        kaktus = await self.catalog.create(
+            KAKTUSES,
+            Kaktus(name=f"kaktus-{len(self.hosts)}", agents=[agent_id]),
+            ZONES,
+            zone or self.zone,
         )
-        return made((await self.catalog.create(SUBNETS, subnet, VNETS, vnet_id)).id)
-
-    async def team(self, name: str = "people") -> str:
-        return made((await self.catalog.create(TEAMS, Team(name=name, users=[]))).id)
-
-    async def kaktus(
-        self,
-        zone_id: str,
-        name: str,
-        *,
-        cpu: Cost | None = None,
-        memory: Cost | None = None,
-        threads: int = 0,
-        memory_bytes: int = 0,
-        cpu_ratio: int = 1,
-        memory_ratio: int = 1,
-    ) -> str:
-        kaktus = Kaktus(
-            name=name,
-            cpu_cost=cpu,
-            memory_cost=memory,
-            overcommit_cpu_ratio=cpu_ratio,
-            overcommit_memory_ratio=memory_ratio,
-            agents=[],
-        )
-        kaktus_id = made((await self.catalog.create(KAKTUSES, kaktus, ZONES, zone_id)).id)
-        await self.tell(
-            "UPDATE kaktus SET cpu_threads = ?, memory_bytes = ? WHERE id = ?",
-            threads,
-            memory_bytes,
-            kaktus_id,
-        )
-        return kaktus_id
-
-    async def storage_pool(
-        self, region_id: str, name: str, *, cost: Cost | None = None, capacity_bytes: int = 0
-    ) -> str:
-        pool = StoragePool(name=name, pool="rbd", cost=cost, agents=[])
-        pool_id = made((await self.catalog.create(STORAGE_POOLS, pool, REGIONS, region_id)).id)
-        await self.tell(
-            "UPDATE storage_pool SET capacity_bytes = ? WHERE id = ?", capacity_bytes, pool_id
-        )
-        return pool_id
-
-    def insert_instance(
-        self, project_id: str, kaktus_id: str, *, vcpus: int = 1, memory_bytes: int = GIB
-    ) -> tuple[str, Statement]:
-        instance_id = new_id()
-        return instance_id, Statement(
-            "INSERT INTO instance (id, project_id, kaktus_id, name, description, memory_bytes,"
-            " vcpus, power, phase, created_at_ms, updated_at_ms)"
-            " VALUES (?, ?, ?, ?, '', ?, ?, 'running', 'creating', 0, 0)",
-            (instance_id, project_id, kaktus_id, instance_id, memory_bytes, vcpus),
-        )
-
-    def insert_volume(self, project_id: str, pool_id: str, size_bytes: int) -> Statement:
-        volume_id = new_id()
-        return Statement(
-            "INSERT INTO volume (id, project_id, storage_pool_id, name, description, type,"
-            " size_bytes, phase, created_at_ms, updated_at_ms)"
-            " VALUES (?, ?, ?, ?, '', 'raw', ?, 'ready', 0, 0)",
-            (volume_id, project_id, pool_id, volume_id, size_bytes),
-        )
-
-    async def instance(
-        self, project_id: str, kaktus_id: str, *, vcpus: int = 1, memory_bytes: int = GIB
-    ) -> str:
-        instance_id, insert = self.insert_instance(
-            project_id, kaktus_id, vcpus=vcpus, memory_bytes=memory_bytes
-        )
-        await self.store.batch([insert])
-        return instance_id
-
-    async def attached(self, subnet_id: str, instance_id: str, name: str = "card") -> str:
-        """Make an adapter of an instance."""
-        adapter_id = new_id()
+        host_id = str(kaktus.id)
         await self.store.batch(
-            insert_adapter(
-                adapter_id, subnet_id, name, 0, automatic=True, attached=(instance_id, 0)
-            )
+            [
+                Statement(
+                    "UPDATE kaktus SET cpu_arch = 'x86_64', cpu_threads = ?, memory_bytes = ?"
+                    " WHERE id = ?",
+                    (threads, 256 * GIB, host_id),
+                )
+            ]
         )
-        return adapter_id
+        self.hosts.append(host_id)
+        self.agents.append(agent_id)
+        return host_id, agent_id
 
-    async def rows(self) -> dict[str, list[Row]]:
-        """Return all rows of all tables: what a refused request must leave as it was."""
-        tables = await self.ask("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")
+    async def add_agent(self) -> str:
+        agent_id = new_id()
+        await self.store.batch(
+            [
+                Statement(
+                    "INSERT INTO agent (id, name, description, type, credential,"
+                    " credential_serial, created_at_ms) VALUES (?, ?, '', 'Kaktus', 'none', 0, 0)",
+                    (agent_id, f"agent-{agent_id}"),
+                )
+            ]
+        )
+        await self.nodes.play(agent_id)
+        return agent_id
+
+    async def add_pool(self, name: str, agents: list[str], address: str = "ceph.example") -> str:
+        pool = StoragePool(name=name, pool=name, ceph_address=address, agents=agents)
+        return str((await self.catalog.create(STORAGE_POOLS, pool, REGIONS, self.region)).id)
+
+    async def add_template(self, pool: str | None = None, name: str = "debian") -> str:
+        template = Template(name=name, source=f"https://images.example/{name}.qcow2")
+        begun = await self.compute.templates.create(ASKED, pool or self.pool, template)
+        return str((await begun.outcome()).id)
+
+    async def add_subnet(self, name: str, cidr: str, *, private: bool) -> str:
+        number = await self.count("vnet") + 1
+        vnet = await self.catalog.create(
+            VNETS,
+            VNet(name=f"vnet-{name}", vlan=number, interface=f"br{number}", private=private),
+            REGIONS,
+            self.region,
+        )
+        gateway = cidr.partition("/")[0].rpartition(".")[0] + ".1"
+        subnet = await self.catalog.create(
+            SUBNETS, Subnet(name=name, cidr=cidr, gateway=gateway), VNETS, str(vnet.id)
+        )
+        await self.catalog.set_default(SUBNETS, str(subnet.id), VNETS, str(vnet.id))
+        return str(subnet.id)
+
+    async def add_project(self, name: str, **quotas: int) -> str:
+        project_id = new_id()
+        limits = {"vcpus": 0, "memory": 0, "storage": 0, "instances": 0} | quotas
+        project = Project(
+            name=name,
+            description="",
+            domain="",
+            bootstrap_user="",
+            bootstrap_pubkey="",
+            tags=[],
+            metadatas=[],
+            quotas=ProjectResources(**limits),
+            teams=[],
+            regions=[self.region],
+        )
+        await self.store.batch(insert_project(project_id, project, prefix_length=26, now_ms=0))
+        return project_id
+
+    async def add_volume(
+        self, name: str, kind: VolumeType = VolumeType.OS, size: int = GIB, project: str = ""
+    ) -> str:
+        begun = await self.compute.volumes.create(
+            ASKED,
+            project or self.project,
+            self.region,
+            Volume(name=name, type=kind, size=size),
+            pool_id=None,
+            template_id=None,
+        )
+        return str((await begun.outcome()).id)
+
+    async def add_adapter(self, name: str, subnet: str | None = None) -> str:
+        adapter = await self.adapters.create(
+            subnet or self.private_subnet, Adapter(name=name), assign=True
+        )
+        return str(adapter.id)
+
+    async def add_instance(self, name: str) -> str:
+        wanted = Instance(
+            name=name,
+            memory=GIB,
+            vcpus=1,
+            adapters=[await self.add_adapter(f"{name}-card")],
+            volumes=[await self.add_volume(f"{name}-system")],
+        )
+        begun = await self.compute.instances.create(ASKED, self.project, self.zone, wanted)
+        return str((await begun.outcome()).id)
+
+    async def add_kompute(self, name: str, *, public: bool = False, **sizes: int) -> Kompute:
+        begun = await self.compute.komputes.create(
+            ASKED, self.project, self.zone, kompute(name, **sizes), KomputeOptions(public=public)
+        )
+        return await begun.outcome()
+
+    async def count(self, table: str) -> int:
+        (row,) = await self.store.query(Statement(f"SELECT COUNT(*) AS n FROM {table}"))
+        return int(row["n"] or 0)
+
+    async def value(self, sql: str, *parameters: str) -> str | int | None:
+        """Return the one value that a query selects."""
+        rows = await self.store.query(Statement(sql, parameters))
+        return next(iter(rows[0].values())) if rows else None
+
+    async def contents(self) -> dict[str, list[dict[str, str | int | None]]]:
+        """Return all that people made, table by table."""
         return {
-            str(table["name"]): await self.ask(f'SELECT * FROM "{table["name"]}"')
-            for table in tables
+            table: await self.store.query(Statement(f"SELECT * FROM {table} ORDER BY 1, 2"))
+            for table in TABLES
         }
+
+
+TABLES = (
+    "template", "kompute", "instance", "volume", "adapter", "adapter_address", "kaktus_load",
+    "project", "operation", "operation_target",
+)  # fmt: skip
+
+
+def kompute(name: str, **sizes: int) -> Kompute:
+    return Kompute(
+        name=name,
+        **({"memory": GIB, "vcpus": 1, "disk": GIB} | sizes),  # type: ignore[arg-type]
+    )
+
+
+async def furnish(cloud: Cloud, hosts: int = 2) -> None:
+    """Make a region with one zone, `hosts` hosts, networks, a pool, a template and a project."""
+    catalog = cloud.catalog
+    cloud.region = str(
+        (await catalog.create(REGIONS, Region(name="eu", domain="eu.example.org"))).id
+    )
+    cloud.zone = str((await catalog.create(ZONES, Zone(name="eu-a"), REGIONS, cloud.region)).id)
+    for _ in range(hosts):
+        await cloud.add_host()
+    await catalog.create(TEAMS, Team(name="ops", users=[]))
+    cloud.private_subnet = await cloud.add_subnet("private", "10.1.0.0/24", private=True)
+    cloud.public_subnet = await cloud.add_subnet("public", "203.0.113.0/24", private=False)
+    cloud.pool = await cloud.add_pool("ssd", list(cloud.agents))
+    cloud.template = await cloud.add_template()
+    cloud.project = await cloud.add_project("acme")
+
+
+@asynccontextmanager
+async def cloud_on(
+    store: Store,
+    directory: Path,
+    clock: Clock,
+    *,
+    hosts: int = 2,
+    settings: EngineSettings | None = None,
+) -> AsyncGenerator[Cloud]:
+    """Run a cloud for the life of the block."""
+    await ensure_cluster(store, clock)
+    with World() as world:
+        nodes = Nodes(directory, clock, world)
+        try:
+            async with asyncio.TaskGroup() as group:
+                cloud = build_cloud(store, nodes, clock, settings=settings)
+                running = group.create_task(cloud.engine.run())
+                await asyncio.sleep(0)
+                try:
+                    await furnish(cloud, hosts)
+                    yield cloud
+                finally:
+                    running.cancel()
+        finally:
+            await nodes.close()
+
+
+def build_cloud(
+    store: Store,
+    nodes: Nodes,
+    clock: Clock,
+    *,
+    gateway: AgentGateway | None = None,
+    settings: EngineSettings | None = None,
+) -> Cloud:
+    """Join the services; running the engine is the caller's."""
+    reach = gateway or nodes
+    engine = Engine(store, reach, COMPUTE_KINDS, clock=clock, alone=True, settings=settings)
+    catalog = Catalog(store, clock)
+    return Cloud(
+        store=store,
+        clock=clock,
+        nodes=nodes,
+        engine=engine,
+        catalog=catalog,
+        compute=Compute.joined(store, engine, reach, catalog, clock),
+        adapters=Adapters(store, catalog, clock),
+    )

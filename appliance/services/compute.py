@@ -1,0 +1,65 @@
+"""Everything about machines and their disks, joined: what a Kahuna, and a test, has of it."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from appliance.core.clock import Clock
+from appliance.operations.engine import Engine
+from appliance.operations.step import OperationKind
+from appliance.resources.instance_work import (
+    INSTANCE_CREATE,
+    INSTANCE_DELETE,
+    INSTANCE_POWER,
+    INSTANCE_UPDATE,
+)
+from appliance.resources.kompute_work import KOMPUTE_CREATE, KOMPUTE_DELETE, KOMPUTE_UPDATE
+from appliance.resources.template import TEMPLATE_CREATE, TEMPLATE_DELETE
+from appliance.resources.volume import VOLUME_CREATE, VOLUME_DELETE, VOLUME_UPDATE
+from appliance.resources.work import Work
+from appliance.rpc.gateway import AgentGateway
+from appliance.services.catalog import Catalog
+from appliance.services.durable import Durable
+from appliance.services.instances import Instances
+from appliance.services.komputes import Komputes
+from appliance.services.placement import Placement
+from appliance.services.power import Machines
+from appliance.services.templates import Templates
+from appliance.services.volumes import Volumes
+from appliance.store.base import Store
+
+COMPUTE_KINDS: Final[tuple[OperationKind[Work], ...]] = (
+    TEMPLATE_CREATE, TEMPLATE_DELETE, VOLUME_CREATE, VOLUME_UPDATE, VOLUME_DELETE,
+    INSTANCE_CREATE, INSTANCE_UPDATE, INSTANCE_POWER, INSTANCE_DELETE,
+    KOMPUTE_CREATE, KOMPUTE_UPDATE, KOMPUTE_DELETE,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compute:
+    placement: Placement
+    templates: Templates
+    volumes: Volumes
+    instances: Instances
+    komputes: Komputes
+    machines: Machines
+
+    @classmethod
+    def joined(
+        cls,
+        store: Store,
+        engine: Engine,
+        gateway: AgentGateway,
+        catalog: Catalog,
+        clock: Clock,
+    ) -> "Compute":
+        """Join the services; the engine must know `COMPUTE_KINDS`."""
+        durable = Durable(store, engine, gateway, clock)
+        placement = Placement(store, gateway)
+        return cls(
+            placement=placement,
+            templates=Templates(durable, catalog),
+            volumes=Volumes(durable, catalog),
+            instances=Instances(durable, catalog, placement),
+            komputes=Komputes(durable, catalog, placement),
+            machines=Machines(durable, gateway),
+        )
