@@ -3,7 +3,7 @@
 Both can exist at once.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from appliance.resources.storage_pool import STORAGE_POOLS, StoragePool
 from appliance.resources.subnet import SUBNETS, Application, IpRange, Subnet
 from appliance.resources.table import Table
 from appliance.resources.team import TEAMS, Team
+from appliance.resources.template import TEMPLATES, OperatingSystem, Template
 from appliance.resources.vnet import VNETS, VNet
 from appliance.resources.zone import ZONES, Zone
 from appliance.store.base import SqlValue, Statement, Store
@@ -32,6 +33,7 @@ class World:
     vnet: str
     kiwi_agents: list[str]
     kaktus_agents: list[str]
+    pool: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,9 @@ class Sample:
     parent: Callable[[World], str]
     full: Callable[[World], msgspec.Struct]
     changed: Callable[[World], msgspec.Struct]
-    # Fields of which only one value is accepted, and why.
+    # What shows an object that is hidden until its effects are there.
+    reveal: Callable[[str], Sequence[Statement]] = lambda _: []
+    # Fields that have, or keep, one value, and why.
     fixed: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -178,6 +182,26 @@ SAMPLES: Final = (
             cost=Cost(price=0.0, currency="USD"),
             agents=world.kaktus_agents[:1],
         ),
+    ),
+    Sample(
+        TEMPLATES,
+        parent=lambda world: world.pool,
+        full=lambda _: Template(
+            name="debian",
+            description="stable",
+            os=OperatingSystem.WINDOWS,
+            source="https://example.org/a.qcow2",
+        ),
+        changed=lambda _: Template(
+            name="debian-13",
+            description="",
+            os=OperatingSystem.WINDOWS,
+            source="https://example.org/a.qcow2",
+        ),
+        reveal=lambda template_id: [
+            Statement("UPDATE template SET phase = 'ready' WHERE id = ?", (template_id,))
+        ],
+        fixed={"os": "volumes were cloned from it", "source": "volumes were cloned from it"},
     ),
     Sample(
         TEAMS,

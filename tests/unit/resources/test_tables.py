@@ -5,6 +5,7 @@ import re
 import sqlite3
 from collections.abc import AsyncGenerator
 from contextlib import closing
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,7 @@ from appliance import resources
 from appliance.core.errors import Conflict, Stale
 from appliance.core.ids import new_id
 from appliance.resources.fields import given, merged, with_defaults
+from appliance.resources.storage_pool import STORAGE_POOLS, StoragePool
 from appliance.resources.table import GENERATION, Table
 from appliance.store.base import Statement, guard, guard_none
 from appliance.store.migrate import shipped_migrations
@@ -39,7 +41,10 @@ async def store(tmp_path: Path) -> AsyncGenerator[SqliteStore]:
 
 @pytest_asyncio.fixture
 async def world(store: SqliteStore) -> World:
-    return await make_world(store)
+    pool, made = new_id(), await make_world(store)
+    ceph = with_defaults(StoragePool(name="ceph", pool="rbd", agents=[]))
+    await store.batch([*STORAGE_POOLS.insert(pool, made.region, ceph, 1)])
+    return replace(made, pool=pool)
 
 
 def _tables() -> list[Table[Any]]:
@@ -91,8 +96,7 @@ async def test_what_was_left_out_comes_back_as_its_default(
         if field.required
     }
     minimal = with_defaults(msgspec.convert(required, sample.table.struct))
-    object_id = new_id()
-    await store.batch([*sample.table.insert(object_id, sample.parent(world), minimal, 5)])
+    object_id = await _insert(store, world, sample, minimal)
     read, _ = await _read(store, sample, object_id)
     assert read == msgspec.structs.replace(minimal, id=object_id)
 
@@ -115,8 +119,8 @@ async def test_an_update_touches_no_other_object(
     store: SqliteStore, world: World, sample: Sample
 ) -> None:
     first = await _insert(store, world, sample)
-    second, changed = new_id(), sample.changed(world)
-    await store.batch([*sample.table.insert(second, sample.parent(world), changed, 5)])
+    changed = sample.changed(world)
+    second = await _insert(store, world, sample, changed)
     before = await _read(store, sample, first)
     await store.batch([*sample.table.update(second, changed, 6)])
     await store.batch([*sample.table.delete(second)])
@@ -199,11 +203,12 @@ def _writable(struct: type[msgspec.Struct]) -> set[str]:
     return set(struct.__struct_fields__) - read_only
 
 
-async def _insert(store: SqliteStore, world: World, sample: Sample) -> str:
+async def _insert(
+    store: SqliteStore, world: World, sample: Sample, wanted: msgspec.Struct | None = None
+) -> str:
     object_id = new_id()
-    await store.batch(
-        [*sample.table.insert(object_id, sample.parent(world), sample.full(world), 5)]
-    )
+    insert = sample.table.insert(object_id, sample.parent(world), wanted or sample.full(world), 5)
+    await store.batch([*insert, *sample.reveal(object_id)])
     return object_id
 
 
