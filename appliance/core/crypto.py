@@ -224,7 +224,7 @@ def unseal_with_passphrase(passphrase: Secret, content: bytes, purpose: str) -> 
     """
     try:
         file = msgspec.json.decode(content, type=_Passphrased)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         raise Invalid(f"this is not a file of kind {purpose!r}, or it is damaged") from None
     if file.purpose != purpose:
         raise Invalid(f"this is a file of kind {file.purpose!r}, not {purpose!r}")

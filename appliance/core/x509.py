@@ -141,7 +141,8 @@ def _alternative_names(names: Sequence[str]) -> list[x509.GeneralName]:
 
 def _alternative_name(name: str) -> x509.GeneralName:
     try:
-        return x509.IPAddress(ipaddress.ip_address(name))
+        # Without the zone of "fe80::1%eth0": a certificate has no room for it.
+        return x509.IPAddress(ipaddress.ip_address(name.partition("%")[0]))
     except ValueError:
         pass
     try:

@@ -112,6 +112,8 @@ def _each(parse_one: Callable[[object], str]) -> Callable[[object], tuple[str, .
 
 def _host(value: object) -> str:
     line = _line(value).lower()
+    if "%" in line:  # an address with a zone, "fe80::1%eth0", means something on one machine only
+        raise ValueError
     try:
         return str(ipaddress.ip_address(line))
     except ValueError:
@@ -121,15 +123,14 @@ def _host(value: object) -> str:
 
 
 def _url(value: object) -> str:
-    line = _line(value)
-    parts = urlsplit(line)
+    parts = urlsplit(_line(value).strip())
     host = _host(parts.hostname)
     _ = parts.port  # raises ValueError when it is none
     extras = (parts.username, parts.password, parts.query, parts.fragment, parts.path.strip("/"))
     loopback = host in {"localhost", "127.0.0.1", "::1"}
     if any(extras) or not (parts.scheme == "https" or (parts.scheme == "http" and loopback)):
         raise ValueError
-    return line.rstrip("/")
+    return f"{parts.scheme}://{parts.netloc.removesuffix(':')}"  # not an empty "?" or "#"
 
 
 def _mailbox(value: object) -> str:

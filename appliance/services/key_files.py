@@ -37,7 +37,10 @@ class KeyFiles:
         self._directory = directory
 
     def prepare(self) -> None:
+        """Make the directory, and clear away copies of keys that an interrupted write left."""
         ensure_private_directory(self._directory)
+        for copy in self._directory.glob(".*"):
+            remove_durably(copy)
 
     def find(self, key_id: str) -> DataKey | None:
         """Return a key that the database knows, or None when there is no file of it.

@@ -167,7 +167,9 @@ def test_a_changed_field_of_a_passphrase_file_is_refused(
         crypto.unseal_with_passphrase(PASSPHRASE, msgspec.json.encode(file), "kind")
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"\xff\xfe", b"[1, 2", b"kowabunga"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"\xff\xfe", b'{"purpose": "\xff"}', b"[1, 2", b"kowabunga"]
+)
 def test_a_file_of_another_kind_is_told_apart(content: bytes) -> None:
     with pytest.raises(Invalid, match="not a file of kind"):
         crypto.unseal_with_passphrase(PASSPHRASE, content, "kind")

@@ -28,6 +28,13 @@ def test_a_tls_client_refuses_another_name_and_another_authority(tmp_path: Path)
         _handshake(tmp_path, made, x509.make_authority("Test cluster"), NAMES[0])
 
 
+def test_the_zone_of_an_address_is_not_asked_of_a_certificate() -> None:
+    made = x509.issue_server_certificate(AUTHORITY, ["fe80::1%eth0"], _ms(YEAR_2027))
+    names, now_ms = ["fe80::1%eth0"], _ms(YEAR_2027)
+    authority_pem = AUTHORITY.certificate_pem
+    assert x509.needs_renewal(made.certificate_pem, authority_pem, names, now_ms) is None
+
+
 def test_a_server_certificate_cannot_issue_others(tmp_path: Path) -> None:
     server = x509.issue_server_certificate(AUTHORITY, NAMES, _ms(YEAR_2027))
     forged = x509.issue_server_certificate(server, NAMES, _ms(YEAR_2027))

@@ -29,6 +29,13 @@ async def test_a_restart_keeps_the_key(house: House) -> None:
     assert len(house.key_files) == 1
 
 
+async def test_a_copy_that_an_interrupted_write_left_is_cleared_away(house: House) -> None:
+    [file] = house.key_files
+    file.with_name(f".{file.name}.abcdefgh").write_bytes(file.read_bytes())
+    await house.keyring.open("one")
+    assert house.key_files == [file]
+
+
 async def test_a_lost_key_file_comes_back_by_the_node_key(house: House) -> None:
     active = await house.keyring.active()
     house.key_files[0].unlink()

@@ -131,6 +131,7 @@ async def test_every_declaration_is_whole(
         ("public_url", "https://kowabunga.example.org/", "https://kowabunga.example.org"),
         ("public_url", "https://[2001:db8::1]:8443", "https://[2001:db8::1]:8443"),
         ("public_url", "http://localhost:8080", "http://localhost:8080"),
+        ("public_url", " https://example.org:/?#", "https://example.org"),
         ("kahuna.names", " a.example , 192.0.2.1,a.example", ["a.example", "192.0.2.1"]),
         ("kahuna.names", ["A.example"], ["a.example"]),
         ("kahuna.names", "", []),
@@ -159,6 +160,8 @@ async def test_good_values(house: House, name: str, given: object, expected: obj
     [
         ("public_url", "http://kowabunga.example.org"),  # API keys would travel in clear
         ("public_url", "https://user:word@example.org"),
+        ("public_url", "https://[fe80::1%25eth0]"),
+        ("kahuna.names", "fe80::1%eth0"),  # no certificate can name a zone
         ("public_url", "https://example.org/path"),
         ("public_url", "https://example.org?x=1"),
         ("public_url", "https://example.org:99999"),
