@@ -83,6 +83,9 @@ class KomputeFacts(msgspec.Struct, frozen=True):
     def list_disks(self) -> list["KomputeDisk"]:
         return msgspec.json.decode(self.disks, type=list[KomputeDisk], strict=False)
 
+    def list_pools(self) -> list[str]:
+        return sorted({disk.storage_pool_id for disk in self.list_disks()})
+
 
 class KomputeDisk(msgspec.Struct, frozen=True):
     id: str

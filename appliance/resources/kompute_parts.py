@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from appliance.core.ids import new_id
+from appliance.model.target import target
 from appliance.resources.adapter import insert_adapter
 from appliance.resources.fields import given
 from appliance.resources.instance import Instance, insert_instance
@@ -32,6 +33,15 @@ class PartIds:
             data=new_id(),
             private=new_id(),
             public=new_id(),
+        )
+
+    def targets(self, *, with_data: bool) -> tuple[str, ...]:
+        """Return all that the operation locks; adapters are nobody's work."""
+        return (
+            target("kompute", self.kompute),
+            target("instance", self.instance),
+            target("volume", self.system),
+            *((target("volume", self.data),) if with_data else ()),
         )
 
 

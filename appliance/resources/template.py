@@ -106,11 +106,12 @@ def _problem_of_parts(url: SplitResult, port: int | None) -> str | None:
     return None
 
 
-class Place(PoolPlace, frozen=True):
-    """A template as a step sees it."""
+class TemplatePlace(msgspec.Struct, frozen=True):
+    storage_pool_id: str
 
+
+class _Place(PoolPlace, frozen=True):
     source: str
-    size_bytes: int
 
 
 def architecture_of(source: str) -> Architecture:
@@ -218,16 +219,16 @@ def begin_delete_template(template_id: str) -> Statement:
 
 
 def template_pool(template_id: str) -> Statement:
-    """Select the id of the storage pool of a template, and its phase."""
-    return Statement("SELECT storage_pool_id, phase FROM template WHERE id = ?", (template_id,))
+    """Select the `TemplatePlace`, of a hidden template too."""
+    return Statement("SELECT storage_pool_id FROM template WHERE id = ?", (template_id,))
 
 
-async def _place(context: StepContext[Work]) -> Place:
+async def _place(context: StepContext[Work]) -> _Place:
     (place,) = await read_rows(
         context,
-        Place,
+        _Place,
         Statement(
-            "SELECT storage_pool_id, pool, ceph_address, ceph_port, source, size_bytes"
+            "SELECT storage_pool_id, pool, ceph_address, ceph_port, source"
             " FROM template JOIN storage_pool ON storage_pool.id = storage_pool_id"
             " WHERE template.id = ?",
             (context.arguments.id,),

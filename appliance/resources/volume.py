@@ -69,12 +69,16 @@ def check_volume_change(stored: Volume, wanted: Volume) -> None:
 class VolumeFacts(PoolPlace, frozen=True):
     """A volume as a request about it needs to know it."""
 
+    id: str
     project_id: str
     phase: str
     generation: int
     kompute_id: str | None
     instance_id: str | None
-    host_agents: str | None  # JSON; of the instance's Kaktus
+    host_agents: str  # JSON; of the instance's Kaktus
+
+    def list_host_agents(self) -> list[str]:
+        return msgspec.json.decode(self.host_agents, type=list[str])
 
 
 VOLUMES: Final = View(
@@ -104,7 +108,7 @@ def volumes_of_project(project_id: str, region_id: str) -> Statement:
 def volume_facts(volume_id: str) -> Statement:
     """Select the `VolumeFacts`, of a hidden volume too."""
     return Statement(
-        "SELECT project_id, phase, volume.generation, kompute_id, instance_id,"
+        "SELECT volume.id, project_id, phase, volume.generation, kompute_id, instance_id,"
         " volume.storage_pool_id, pool, ceph_address, ceph_port,"
         " (SELECT json_group_array(agent_id) FROM kaktus_agent WHERE kaktus_id ="
         " (SELECT kaktus_id FROM instance WHERE id = volume.instance_id)) AS host_agents"

@@ -23,6 +23,7 @@ from appliance.services.instances import Instances
 from appliance.services.komputes import Komputes
 from appliance.services.placement import Placement
 from appliance.services.power import Machines
+from appliance.services.reconcile import Alarm, Reconciler
 from appliance.services.templates import Templates
 from appliance.services.volumes import Volumes
 from appliance.store.base import Store
@@ -42,6 +43,7 @@ class Compute:
     instances: Instances
     komputes: Komputes
     machines: Machines
+    reconciler: Reconciler
 
     @classmethod
     def joined(
@@ -50,6 +52,8 @@ class Compute:
         engine: Engine,
         gateway: AgentGateway,
         catalog: Catalog,
+        *,
+        alarm: Alarm,
         clock: Clock,
     ) -> "Compute":
         """Join the services; the engine must know `COMPUTE_KINDS`."""
@@ -62,4 +66,5 @@ class Compute:
             instances=Instances(durable, catalog, placement),
             komputes=Komputes(durable, catalog, placement),
             machines=Machines(durable, gateway),
+            reconciler=Reconciler(store, engine, gateway, durable, alarm=alarm, clock=clock),
         )

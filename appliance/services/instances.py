@@ -42,6 +42,7 @@ from appliance.services.durable import (
     refuse_going,
     refuse_owned,
 )
+from appliance.services.jobs import instance_job
 from appliance.services.placement import Needs, Placement
 from appliance.store.base import Consistency, Statement, guard
 
@@ -99,7 +100,10 @@ class Instances:
             return Submission(
                 kind=INSTANCE_CREATE,
                 arguments=Work(instance_id, instance_id=instance_id, host_agent=chosen.agent_id),
-                targets=_targets(instance_id, given(wanted.volumes, [])),
+                targets=(
+                    target("instance", instance_id),
+                    *(target("volume", each) for each in given(wanted.volumes, [])),
+                ),
                 principal=asked.principal,
                 request_key=asked.key,
                 statements=(
@@ -165,13 +169,11 @@ class Instances:
             await self._durable.check_quota(facts.project_id, demand)
             room = growth_guard(instance_id, vcpus=wanted.vcpus, memory_bytes=wanted.memory)
             await self._durable.check_room(room, facts.host_name)
+            job = instance_job(self._durable, facts, given(wanted.volumes, []))
             return Submission(
                 kind=INSTANCE_UPDATE,
-                arguments=self._work(facts),
-                targets=_targets(
-                    instance_id,
-                    list(dict.fromkeys([*given(stored.volumes, []), *given(wanted.volumes, [])])),
-                ),
+                arguments=job.work,
+                targets=job.targets,
                 principal=asked.principal,
                 request_key=asked.key,
                 statements=(
@@ -199,10 +201,11 @@ class Instances:
         async def prepare() -> Submission[Work]:
             facts = await self._facts(instance_id)
             refuse_owned("instance", instance_id, facts.kompute_id)
+            job = instance_job(self._durable, facts)
             return Submission(
                 kind=INSTANCE_DELETE,
-                arguments=self._work(facts),
-                targets=_targets(instance_id, facts.list_volumes()),
+                arguments=job.work,
+                targets=job.targets,
                 principal=asked.principal,
                 request_key=asked.key,
                 statements=(
@@ -245,10 +248,6 @@ class Instances:
             update_instance(facts.id, wanted, self._durable.now_ms),
         ]
 
-    def _work(self, facts: InstanceFacts) -> Work:
-        agent_id = self._durable.agent_among(facts.list_agents(), f"Kaktus {facts.host_name}")
-        return Work(facts.id, instance_id=facts.id, host_agent=agent_id)
-
     async def _facts(self, instance_id: str) -> InstanceFacts:
         return await self._durable.require(
             InstanceFacts, instance_facts(instance_id), f"instance {instance_id}"
@@ -256,10 +255,6 @@ class Instances:
 
     async def _answer(self, operation: Operation) -> Instance:
         return await self._catalog.get(INSTANCES, object_of(operation))
-
-
-def _targets(instance_id: str, volume_ids: list[str]) -> tuple[str, ...]:
-    return (target("instance", instance_id), *(target("volume", each) for each in volume_ids))
 
 
 def _attach(instance_id: str, project_id: str, wanted: Instance) -> tuple[Statement, ...]:

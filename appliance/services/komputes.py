@@ -1,6 +1,5 @@
 """Komputes: a machine with its disks and adapters, made, changed and removed as one."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -66,6 +65,7 @@ from appliance.services.durable import (
     object_of,
     refuse_going,
 )
+from appliance.services.jobs import kompute_job
 from appliance.services.placement import Needs, Placement
 from appliance.services.volumes import choose_pool, choose_template
 from appliance.store.base import Consistency, Statement, guard
@@ -151,11 +151,7 @@ class Komputes:
                     host_agent=chosen.agent_id,
                     storage_agents={parts.pool.storage_pool_id: storage_agent},
                 ),
-                targets=_targets(
-                    ids.kompute,
-                    ids.instance,
-                    [ids.system, *([ids.data] if given(wanted.data_disk, 0) else [])],
-                ),
+                targets=ids.targets(with_data=bool(given(wanted.data_disk, 0))),
                 principal=asked.principal,
                 request_key=asked.key,
                 statements=(
@@ -242,14 +238,13 @@ class Komputes:
             )
             at_work = {disk.storage_pool_id for disk in disks if not disk.is_current}
             if changes:
-                at_work |= {disk.storage_pool_id for disk in disks}
+                at_work |= set(facts.list_pools())
             added = [data_id] if given(wanted.data_disk, 0) and len(disks) == 1 else []
+            job = await kompute_job(self._durable, facts, sorted(at_work), added)
             return Submission(
                 kind=KOMPUTE_UPDATE,
-                arguments=await self._work(facts, sorted(at_work)),
-                targets=_targets(
-                    kompute_id, facts.instance_id, [*(disk.id for disk in disks), *added]
-                ),
+                arguments=job.work,
+                targets=job.targets,
                 principal=asked.principal,
                 request_key=asked.key,
                 statements=(
@@ -275,12 +270,11 @@ class Komputes:
 
         async def prepare() -> Submission[Work]:
             facts = await self._facts(kompute_id)
-            disks = facts.list_disks()
-            pools = sorted({disk.storage_pool_id for disk in disks})
+            job = await kompute_job(self._durable, facts, facts.list_pools())
             return Submission(
                 kind=KOMPUTE_DELETE,
-                arguments=await self._work(facts, pools),
-                targets=_targets(kompute_id, facts.instance_id, [disk.id for disk in disks]),
+                arguments=job.work,
+                targets=job.targets,
                 principal=asked.principal,
                 request_key=asked.key,
                 statements=(
@@ -350,14 +344,6 @@ class Komputes:
             KomputeFacts, kompute_facts(kompute_id), f"kompute {kompute_id}"
         )
 
-    async def _work(self, facts: KomputeFacts, pool_ids: Sequence[str]) -> Work:
-        return Work(
-            facts.id,
-            instance_id=facts.instance_id,
-            host_agent=self._durable.agent_among(facts.list_agents(), f"Kaktus {facts.host_name}"),
-            storage_agents=await self._durable.storage_agents(pool_ids),
-        )
-
     async def _name_taken(self, wanted: Kompute, conflict: Conflict) -> Conflict | None:
         taken = await self._catalog.taken(KOMPUTES, "", wanted, conflict)
         if taken is not conflict:
@@ -392,11 +378,3 @@ class Komputes:
 def _machine(kompute: Kompute) -> Kompute:
     """Return the part of a Kompute that its domain must follow before an answer."""
     return msgspec.structs.replace(kompute, name="", description="")
-
-
-def _targets(kompute_id: str, instance_id: str, volume_ids: Sequence[str]) -> tuple[str, ...]:
-    return (
-        target("kompute", kompute_id),
-        target("instance", instance_id),
-        *(target("volume", volume_id) for volume_id in volume_ids),
-    )

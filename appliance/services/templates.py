@@ -14,6 +14,7 @@ from appliance.resources.template import (
     TEMPLATE_DELETE,
     TEMPLATES,
     Template,
+    TemplatePlace,
     begin_delete_template,
     check_template,
     template_pool,
@@ -22,11 +23,8 @@ from appliance.resources.template import (
 from appliance.resources.work import Work
 from appliance.services.catalog import Catalog, check_id
 from appliance.services.durable import Asked, Begun, Durable, object_of
+from appliance.services.jobs import template_job
 from appliance.store.base import guard_none
-
-
-class _Where(msgspec.Struct, frozen=True):
-    storage_pool_id: str
 
 
 class _Clone(msgspec.Struct, frozen=True):
@@ -53,12 +51,11 @@ class Templates:
         async def prepare() -> Submission[Work]:
             await self._catalog.require(STORAGE_POOLS, pool_id)
             check_template(wanted)
+            job = await template_job(self._durable, template_id, pool_id)
             return Submission(
                 kind=TEMPLATE_CREATE,
-                arguments=Work(
-                    template_id, storage_agents=await self._durable.storage_agents([pool_id])
-                ),
-                targets=(target("template", template_id),),
+                arguments=job.work,
+                targets=job.targets,
                 principal=asked.principal,
                 request_key=asked.key,
                 statements=TEMPLATES.insert(template_id, pool_id, wanted, self._durable.now_ms),
@@ -85,16 +82,16 @@ class Templates:
 
         async def prepare() -> Submission[Work]:
             where = await self._durable.require(
-                _Where, template_pool(template_id), f"template {template_id}"
+                TemplatePlace, template_pool(template_id), f"template {template_id}"
             )
             if await self._durable.rows(_Clone, clones):
                 raise await self._catalog.in_use(TEMPLATES, TEMPLATES.children, template_id)
             unused, closed = guard_none(clones)
-            agents = await self._durable.storage_agents([where.storage_pool_id])
+            job = await template_job(self._durable, template_id, where.storage_pool_id)
             return Submission(
                 kind=TEMPLATE_DELETE,
-                arguments=Work(template_id, storage_agents=agents),
-                targets=(target("template", template_id),),
+                arguments=job.work,
+                targets=job.targets,
                 principal=asked.principal,
                 request_key=asked.key,
                 statements=(unused, begin_delete_template(template_id), closed),

@@ -1,7 +1,5 @@
 """Volumes: virtual disks of a project, made, grown and removed by operations."""
 
-import msgspec
-
 from appliance.core.errors import Conflict, Invalid, KowabungaError
 from appliance.core.ids import new_id
 from appliance.model.target import target
@@ -46,6 +44,7 @@ from appliance.services.durable import (
     refuse_going,
     refuse_owned,
 )
+from appliance.services.jobs import volume_job
 from appliance.store.base import Consistency, Statement, guard
 
 
@@ -133,14 +132,11 @@ class Volumes:
             stored, facts, wanted = await self._read_change(volume_id, sent)
             demand = Demand(storage_bytes=wanted.size - stored.size)
             await self._durable.check_quota(facts.project_id, demand)
-            held = facts.instance_id
+            job = await volume_job(self._durable, facts)
             return Submission(
                 kind=VOLUME_UPDATE,
-                arguments=await self._work(volume_id, facts),
-                targets=(
-                    target("volume", volume_id),
-                    *(() if held is None else (target("instance", held),)),
-                ),
+                arguments=job.work,
+                targets=job.targets,
                 principal=asked.principal,
                 request_key=asked.key,
                 statements=(
@@ -175,10 +171,11 @@ class Volumes:
                     f"volume {volume_id} is in use by instance {facts.instance_id}",
                     hint="take it from the instance first",
                 )
+            job = await volume_job(self._durable, facts)
             return Submission(
                 kind=VOLUME_DELETE,
-                arguments=await self._work(volume_id, facts),
-                targets=(target("volume", volume_id),),
+                arguments=job.work,
+                targets=job.targets,
                 principal=asked.principal,
                 request_key=asked.key,
                 statements=begin_delete_volume(volume_id),
@@ -225,20 +222,6 @@ class Volumes:
     async def _facts(self, volume_id: str) -> VolumeFacts:
         return await self._durable.require(
             VolumeFacts, volume_facts(volume_id), f"volume {volume_id}"
-        )
-
-    async def _work(self, volume_id: str, facts: VolumeFacts) -> Work:
-        storage_agents = await self._durable.storage_agents([facts.storage_pool_id])
-        if facts.instance_id is None:
-            return Work(volume_id, storage_agents=storage_agents)
-        hosts = msgspec.json.decode(facts.host_agents or "[]", type=list[str])
-        return Work(
-            volume_id,
-            instance_id=facts.instance_id,
-            host_agent=self._durable.agent_among(
-                hosts, f"the Kaktus of instance {facts.instance_id}"
-            ),
-            storage_agents=storage_agents,
         )
 
     async def _choose_template(

@@ -41,6 +41,7 @@ from appliance.rpc.gateway import AgentGateway, Command
 from appliance.rpc.method import Method
 from appliance.rpc.methods import Event
 from appliance.services.adapters import Adapters
+from appliance.services.alarms import Alarms
 from appliance.services.catalog import Catalog
 from appliance.services.cluster import ensure_cluster
 from appliance.services.compute import COMPUTE_KINDS, Compute
@@ -140,6 +141,7 @@ class Cloud:
     catalog: Catalog
     compute: Compute
     adapters: Adapters
+    alarms: Alarms
     region: str = ""
     zone: str = ""
     hosts: list[str] = field(default_factory=list)
@@ -351,12 +353,16 @@ def build_cloud(
     reach = gateway or nodes
     engine = Engine(store, reach, COMPUTE_KINDS, clock=clock, alone=True, settings=settings)
     catalog = Catalog(store, clock)
+    alarms = Alarms(store, clock)
     return Cloud(
         store=store,
         clock=clock,
         nodes=nodes,
         engine=engine,
         catalog=catalog,
-        compute=Compute.joined(store, engine, reach, catalog, clock),
+        compute=Compute.joined(
+            store, engine, reach, catalog, alarm=alarms.raise_alarm, clock=clock
+        ),
         adapters=Adapters(store, catalog, clock),
+        alarms=alarms,
     )

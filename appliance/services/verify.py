@@ -1,0 +1,98 @@
+"""Whether every row has its thing and every thing its row. Reads, and changes nothing."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from appliance.core.errors import KowabungaError
+from appliance.model.storage import ObservedImage, StoragePoolRef
+from appliance.resources.observed import (
+    ALL_HOSTS,
+    ALL_POOLS,
+    Difference,
+    ExpectedDomain,
+    ExpectedImage,
+    ObservedHost,
+    ObservedPool,
+    compare_domains,
+    compare_images,
+    expected_domains,
+    expected_images,
+)
+from appliance.rpc.compute import COMPUTE_LIST_DOMAINS
+from appliance.rpc.gateway import AgentGateway
+from appliance.rpc.method import Nothing
+from appliance.rpc.storage import STORAGE_LIST_IMAGES, ImageListParams
+from appliance.store.base import Consistency, Store, fetch
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What was found, and what could not be looked at."""
+
+    differences: tuple[Difference, ...]
+    unseen: tuple[str, ...]  # targets of hosts and pools, with the reason
+
+    @property
+    def is_clean(self) -> bool:
+        return not self.differences and not self.unseen
+
+
+async def verify_world(store: Store, gateway: AgentGateway) -> Verdict:
+    """Compare all rows of machines and disks with what the nodes show.
+
+    What operations work on is left out. Several hosts are looked at one after the other, so on
+    a busy cloud a difference may be a thing that came or went meanwhile: look twice.
+    """
+    differences: list[Difference] = []
+    unseen: list[str] = []
+    for host in await fetch(store, ObservedHost, ALL_HOSTS, Consistency.LINEARIZABLE):
+        try:
+            differences += await _verify_host(store, gateway, host)
+        except KowabungaError as error:
+            unseen.append(f"kaktus/{host.id}: {error.detail}")
+    for pool in await fetch(store, ObservedPool, ALL_POOLS, Consistency.LINEARIZABLE):
+        try:
+            differences += await _verify_pool(store, gateway, pool)
+        except KowabungaError as error:
+            unseen.append(f"storage_pool/{pool.storage_pool_id}: {error.detail}")
+    return Verdict(tuple(differences), tuple(unseen))
+
+
+async def _verify_host(
+    store: Store, gateway: AgentGateway, host: ObservedHost
+) -> Sequence[Difference]:
+    seen = await gateway.call(
+        _agent_among(gateway, host.list_agents()), COMPUTE_LIST_DOMAINS, Nothing()
+    )
+    rows = await fetch(store, ExpectedDomain, expected_domains(host.id), Consistency.LINEARIZABLE)
+    return compare_domains(rows, seen.domains)
+
+
+async def _verify_pool(
+    store: Store, gateway: AgentGateway, pool: ObservedPool
+) -> Sequence[Difference]:
+    seen = await list_images(gateway, _agent_among(gateway, pool.list_agents()), pool.ref)
+    rows = await fetch(
+        store, ExpectedImage, expected_images(pool.storage_pool_id), Consistency.LINEARIZABLE
+    )
+    return compare_images(rows, seen)
+
+
+async def list_images(
+    gateway: AgentGateway, agent_id: str, storage_pool: StoragePoolRef
+) -> list[ObservedImage]:
+    """Return every image of a storage pool, page by page: those that come meanwhile may lack."""
+    images: list[ObservedImage] = []
+    while True:
+        after = images[-1].image_id if images else None
+        page = await gateway.call(
+            agent_id, STORAGE_LIST_IMAGES, ImageListParams(storage_pool, after)
+        )
+        images += page.images
+        if not page.more or not page.images:
+            return images
+
+
+def _agent_among(gateway: AgentGateway, agents: Sequence[str]) -> str:
+    """Return the first that is connected, else any: the call then says why it fails."""
+    return next(filter(gateway.reachable, agents), agents[0] if agents else "")
