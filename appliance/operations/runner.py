@@ -25,6 +25,9 @@ from appliance.operations.worker import Worker
 from appliance.store.base import Statement, fetch
 
 _RELEASE_LIMIT_S: Final = 5.0
+# When an agent comes back, thousands may be due at once: the rest is left to the next poll, so that
+# the store has room for others.
+_CLAIMS_AT_ONCE: Final = 512
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
 
 
@@ -138,6 +141,7 @@ class Runner:
         rows = await fetch(self._store, Unfinished, sql.UNFINISHED)
         now = self._clock.monotonic()
         self._sights = {row.id: self._sight(row, now) for row in rows}
+        waited = list[tuple[Unfinished, int]]()
         for row in rows:
             held = self._held.get(row.id)
             if held is not None and row.claim <= held.worker.claim.number:
@@ -148,26 +152,31 @@ class Runner:
             # may be a submission whose answer has yet to reach us.
             known = row.id in busy or row.id in self._arriving
             if not known and row.kind in self._equipment.kinds:
-                self._consider(row, now - self._sights[row.id].since)
+                unchanged_s = now - self._sights[row.id].since
+                elapsed_ms = row.elapsed_ms + round(unchanged_s * 1000)
+                self._consider(row, unchanged_s, elapsed_ms)
+                idle = row.claimed_by is None and row.id not in self._arriving
+                if idle and unchanged_s >= self._settings.claim_s:
+                    waited.append((row, elapsed_ms))
         self._notices.announce_all_but({row.id for row in rows})
+        await self._charge(waited, now)
 
     def _sight(self, row: Unfinished, now: float) -> _Sight:
         mark = (row.claim, row.beat)
         before = self._sights.get(row.id)
         return before if before is not None and before.mark == mark else _Sight(mark, now)
 
-    def _consider(self, row: Unfinished, unchanged_s: float) -> None:
-        """Do what is due for an operation that has no worker here."""
-        elapsed_ms = row.elapsed_ms + round(unchanged_s * 1000)
+    def _consider(self, row: Unfinished, unchanged_s: float, elapsed_ms: int) -> None:
+        """Give a worker to an operation that has none here, if that is due."""
         if row.claimed_by == self._equipment.engine_id:
             # The batch that claimed it had an unknown outcome, or its worker was cut short.
             self._start(Claim(self._equipment, row.id, row.claim, elapsed_ms=elapsed_ms))
         elif self._may_claim(row, unchanged_s, elapsed_ms):
             self._spawn(row.id, self._claim(row, elapsed_ms))
-        elif row.claimed_by is None and unchanged_s >= self._settings.claim_s:
-            self._spawn(row.id, self._charge(row, elapsed_ms, self._clock.monotonic()))
 
     def _may_claim(self, row: Unfinished, unchanged_s: float, elapsed_ms: int) -> bool:
+        if len(self._arriving) >= _CLAIMS_AT_ONCE:
+            return False
         if row.claimed_by is not None:
             return self._alone or unchanged_s >= self._settings.claim_s
         if row.needs_agent is None or self._equipment.gateway.reachable(row.needs_agent):
@@ -196,10 +205,11 @@ class Runner:
         _log.info("operation_claimed", operation=row.id, before=row.claimed_by)
         self._start(Claim(self._equipment, row.id, row.claim + 1, elapsed_ms=elapsed_ms))
 
-    async def _charge(self, row: Unfinished, elapsed_ms: int, now: float) -> None:
-        """Make the time that was waited durable; from `now` on it counts anew."""
-        await self._store.batch([sql.count_waiting(row, elapsed_ms)])
-        self._sights[row.id] = _Sight((row.claim, row.beat + 1), now)
+    async def _charge(self, waited: Sequence[tuple[Unfinished, int]], now: float) -> None:
+        """Make the time that was waited durable, all in one batch; from `now` on it counts anew."""
+        await self._store.batch([sql.count_waiting(row, elapsed_ms) for row, elapsed_ms in waited])
+        for row, _ in waited:
+            self._sights[row.id] = _Sight((row.claim, row.beat + 1), now)
 
     # --- showing life
 

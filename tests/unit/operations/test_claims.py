@@ -413,6 +413,52 @@ async def test_time_that_nobody_worked_is_kept_when_the_observers_restart(lab: L
 # --- bounds
 
 
+class _BusyStore(LabStore):
+    """Counts how many claims are being written at once."""
+
+    claims = 0
+    most_claims = 0
+
+    async def batch(self, statements: Sequence[Statement]) -> list[int]:
+        claiming = any("claim = claim + 1" in statement.sql for statement in statements)
+        self.claims += claiming
+        self.most_claims = max(self.most_claims, self.claims)
+        try:
+            return await super().batch(statements)
+        finally:
+            self.claims -= claiming
+
+
+async def _that_wait(lab: Lab, kind: OperationKind[Arguments], count: int) -> None:
+    """Leave so many operations behind that wait for an agent."""
+    engine = await lab.engine(kind)
+    lab.agents.connected.clear()
+    for _ in range(count):
+        await lab.do(engine.submit(a_submission(kind)))
+    await lab.let_pass(1)
+    await lab.stop(engine)
+
+
+async def test_many_operations_that_wait_are_charged_in_one_batch(lab: Lab) -> None:
+    kind = kind_of(Step("poke", poke), budget_s=3600)
+    await _that_wait(lab, kind, 20)
+    await lab.engine(kind)
+    lab.store.batches.clear()
+    await lab.let_pass(20)
+    assert [len(batch) for batch in lab.store.batches if batch] == [20]
+
+
+async def test_many_operations_that_become_due_leave_room_in_the_store(lab: Lab) -> None:
+    kind = kind_of(Step("poke", poke), budget_s=3600)
+    await _that_wait(lab, kind, 600)
+    store = _BusyStore(lab.store.real, lab.drive)
+    await lab.engine(kind, store=store)
+    lab.agents.connected.add(AGENT)
+    await lab.let_pass(10)
+    assert await lab.value("SELECT count(*) FROM operation WHERE state = 'done'") == 600
+    assert store.most_claims == 512
+
+
 async def test_no_more_steps_run_at_once_than_allowed(lab: Lab) -> None:
     gate = Gate()
     kind = gate.kind()
