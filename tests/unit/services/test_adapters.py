@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import re
+from collections.abc import Awaitable, Callable
 
 import msgspec
 import pytest
@@ -8,10 +9,13 @@ import pytest_asyncio
 
 from appliance.core.errors import Conflict, InsufficientResource, Invalid, NotFound
 from appliance.core.ids import new_id
-from appliance.resources.adapter import ADAPTERS, Adapter
+from appliance.resources.adapter import ADAPTERS, Adapter, insert_adapter
 from appliance.resources.fields import given
 from appliance.resources.subnet import SUBNETS, IpRange, Subnet
 from appliance.resources.vnet import VNETS
+from appliance.services.adapters import Adapters
+from appliance.store.base import Statement
+from tests.support.meanwhile import Meanwhile
 from tests.support.small_cloud import Cloud, made
 
 
@@ -294,6 +298,71 @@ async def test_of_many_who_want_the_last_addresses_exactly_as_many_get_one(
     )
     assert sum(isinstance(each, list) for each in outcomes) == 9
     assert sum(isinstance(each, InsufficientResource) for each in outcomes) == 31
+
+
+def _meanwhile(cloud: Cloud, act: Callable[[], Awaitable[object]]) -> Adapters:
+    """Return the service in which something happens between its last look and its write."""
+    return Adapters(Meanwhile(cloud.store, act), cloud.catalog, cloud.clock)
+
+
+async def test_an_address_that_becomes_the_gateways_meanwhile_is_refused(
+    cloud: Cloud, subnet: str
+) -> None:
+    stored = await cloud.catalog.get(SUBNETS, subnet)
+    pool = [IpRange(first="10.0.0.9", last="10.0.0.9")]
+    change = msgspec.structs.replace(stored, gw_pool=pool)
+    adapters = _meanwhile(cloud, lambda: cloud.catalog.update(SUBNETS, subnet, change))
+    with pytest.raises(Invalid, match="kept for the gateways"):
+        await adapters.create(subnet, Adapter(name="a", addresses=["10.0.0.9"]), assign=False)
+
+
+async def test_an_adapter_that_is_attached_meanwhile_is_neither_removed_nor_changed(
+    cloud: Cloud, subnet: str
+) -> None:
+    _, instance_id = await _attached(cloud, subnet)
+    created = await cloud.adapters.create(subnet, Adapter(name="a"), assign=True)
+    adapter_id = made(created.id)
+
+    async def attach() -> None:
+        await cloud.tell(
+            "UPDATE adapter SET instance_id = ?, position = 1 WHERE id = ?", instance_id, adapter_id
+        )
+
+    async def detach() -> None:
+        await cloud.tell(
+            "UPDATE adapter SET instance_id = NULL, position = NULL WHERE id = ?", adapter_id
+        )
+
+    with pytest.raises(Conflict, match=instance_id):
+        await _meanwhile(cloud, attach).delete(adapter_id)
+    await detach()
+    with pytest.raises(Invalid, match=instance_id):
+        await _meanwhile(cloud, attach).update(adapter_id, Adapter(name="a", addresses=[]))
+    assert await cloud.catalog.get(ADAPTERS, adapter_id) == created
+
+
+async def test_of_two_changes_at_once_both_are_kept(cloud: Cloud, subnet: str) -> None:
+    created = await cloud.adapters.create(subnet, Adapter(name="a"), assign=True)
+    adapter_id = made(created.id)
+    adapters = _meanwhile(
+        cloud, lambda: cloud.adapters.update(adapter_id, Adapter(name="a", description="new"))
+    )
+    both = await adapters.update(adapter_id, Adapter(name="a", addresses=[]))
+    assert (both.description, both.addresses) == ("new", [])
+
+
+async def test_a_mac_that_any_adapter_has_is_never_made_again(cloud: Cloud, subnet: str) -> None:
+    taken, free = "DA:1E:70:00:00:0A", "da:1e:70:00:00:0b"
+    await cloud.adapters.create(
+        subnet, Adapter(name="vrrp", mac=taken, reserved=True), assign=False
+    )
+    insert, addresses = insert_adapter(new_id(), subnet, "a", 0)
+    candidates = msgspec.json.encode([taken.lower(), free]).decode()
+    parameters = tuple(
+        candidates if str(value).startswith("[") else value for value in insert.parameters
+    )
+    await cloud.store.batch([Statement(insert.sql, parameters), addresses])
+    assert await cloud.ask("SELECT mac FROM adapter WHERE name = 'a'") == [{"mac": free}]
 
 
 async def _attached(cloud: Cloud, subnet_id: str) -> tuple[str, str]:

@@ -24,7 +24,11 @@ from appliance.resources.project import (
 )
 from appliance.resources.subnet import SUBNETS, Application
 from appliance.resources.team import TEAMS
+from appliance.services.projects import Projects
+from appliance.services.secrets import Secrets
+from tests.support.meanwhile import Meanwhile
 from tests.support.small_cloud import GIB, Cloud, made
+from tests.unit.services.house import House
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f admin"
 
@@ -365,6 +369,21 @@ async def test_of_many_who_want_the_last_subnets_exactly_as_many_get_one(
     )
     assert sum(isinstance(each, Project) for each in outcomes) == 5
     assert sum(isinstance(each, InsufficientResource) for each in outcomes) == 15
+
+
+async def test_of_two_changes_at_once_both_are_kept(cloud: Cloud, house: House) -> None:
+    project_id = await _create(cloud, _wanted())
+
+    async def change() -> None:
+        await cloud.projects.update(
+            project_id,
+            msgspec.structs.replace(_wanted(), description="new", root_password="changed"),
+        )
+
+    store = Meanwhile(cloud.store, change)
+    racing = Projects(store, cloud.catalog, Secrets(store, house.keyring), cloud.clock)
+    both = await racing.update(project_id, msgspec.structs.replace(_wanted(), tags=["mine"]))
+    assert (both.description, both.root_password, both.tags) == ("new", "changed", ["mine"])
 
 
 # Quotas.
