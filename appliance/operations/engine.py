@@ -3,7 +3,6 @@
 Asks and answers about operations; the work itself is in `runner.py` and `worker.py`.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Final
@@ -28,7 +27,7 @@ from appliance.operations.notices import Notices
 from appliance.operations.operation import Abandoned, Operation, Origin, State, StepRecord
 from appliance.operations.rows import StepRow, Template, decode_operation
 from appliance.operations.runner import Runner
-from appliance.operations.step import A, AnyKind, OnFailure, Submission
+from appliance.operations.step import A, AnyKind, Lanes, OnFailure, Submission
 from appliance.rpc.gateway import AgentGateway
 from appliance.store.base import Consistency, Store, fetch, fetch_one
 
@@ -69,7 +68,7 @@ class Engine:
             clock=clock,
             engine_id=self._new_id(),
             settings=chosen,
-            slots=asyncio.Semaphore(chosen.workers),
+            lanes=Lanes(chosen.calls_per_agent),
             announce=self._notices.announce,
         )
         self._runner = Runner(self._equipment, self._notices, alone=alone)

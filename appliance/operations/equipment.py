@@ -1,12 +1,11 @@
 """What the workers of one engine share: made once by the engine, changed by nobody."""
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from appliance.core.aio import Backoff
 from appliance.core.clock import Clock
-from appliance.operations.step import AnyKind
+from appliance.operations.step import AnyKind, Lanes
 from appliance.rpc.gateway import AgentGateway
 from appliance.store.base import Store
 
@@ -18,13 +17,13 @@ class EngineSettings:
     Attributes:
         claim_s: a claim whose owner has shown no life for so long is taken over.
         poll_s: how often unfinished operations are looked at without being told to.
-        workers: how many steps run at once; waiting and backing off do not count.
+        calls_per_agent: how many calls of one agent run at once; others wait for their turn.
         keep_finished_s: finished operations are forgotten after this, by their wall-clock stamps.
     """
 
     claim_s: float = 15.0
     poll_s: float = 1.0
-    workers: int = 64
+    calls_per_agent: int = 64
     keep_finished_s: float = 30 * 86_400.0
     prune_s: float = 3_600.0
     do_backoff: Backoff = field(default_factory=lambda: Backoff(max_s=30.0))
@@ -39,5 +38,5 @@ class Equipment:
     clock: Clock
     engine_id: str
     settings: EngineSettings
-    slots: asyncio.Semaphore
+    lanes: Lanes
     announce: Callable[[str], None]  # this operation is finished

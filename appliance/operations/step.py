@@ -5,11 +5,13 @@ not (`ensure_x_absent`). Both may run any number of times, also after a crash ha
 runs is not decided here: see `worker.py`.
 """
 
+import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -99,6 +101,18 @@ class Tries:
             self.number += 1
 
 
+class Lanes:
+    """Bounds the calls that run at once, agent by agent: one that hangs holds up no other."""
+
+    def __init__(self, calls_per_agent: int) -> None:
+        self._calls = calls_per_agent
+        self._lanes: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+
+    def of(self, agent_id: str) -> asyncio.Semaphore:
+        """Return the agent's lane; it lasts as long as somebody is in it or waits for it."""
+        return self._lanes.setdefault(agent_id, asyncio.Semaphore(self._calls))
+
+
 @dataclass(slots=True)
 class StepContext(Generic[A]):
     """All that a step may touch, for one try."""
@@ -112,6 +126,7 @@ class StepContext(Generic[A]):
     fences: Mapping[str, Fence]
     store: Store
     gateway: AgentGateway
+    lanes: Lanes
     _calls: dict[str, int] = field(default_factory=dict[str, int])
 
     def fence(self, target: str) -> Fence:
@@ -145,8 +160,14 @@ class StepContext(Generic[A]):
         """
         if not self.gateway.reachable(agent_id):
             raise AgentOutOfReach(agent_id)
-        if not method.effectful:
-            return await self.gateway.call(agent_id, method, params, timeout_s=timeout_s)
+        async with self.lanes.of(agent_id):
+            if not method.effectful:
+                return await self.gateway.call(agent_id, method, params, timeout_s=timeout_s)
+            return await self._command(agent_id, method, params, target, timeout_s)
+
+    async def _command(
+        self, agent_id: str, method: Method[P, R], params: P, target: str, timeout_s: float | None
+    ) -> R:
         request_id = self._request_id(agent_id, method.name, params, target)
         command = Command(request_id, target, self.fence(target))
         in_doubt = self.tries.in_doubt

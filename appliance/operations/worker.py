@@ -222,10 +222,10 @@ class Worker:
             fences=job.fences,
             store=self._equipment.store,
             gateway=self._equipment.gateway,
+            lanes=self._equipment.lanes,
         )
         try:
-            async with self._equipment.slots:
-                return await action(context)
+            return await action(context)
         except Exception as error:
             self._tries.failed()
             if isinstance(error, TimeoutError):

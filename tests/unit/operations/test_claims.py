@@ -20,6 +20,7 @@ from appliance.store.base import Consistency, Row, Statement
 from tests.unit.operations.lab import (
     AGENT,
     OTHER_AGENT,
+    POKE,
     Agents,
     Arguments,
     Fault,
@@ -459,14 +460,28 @@ async def test_many_operations_that_become_due_leave_room_in_the_store(lab: Lab)
     assert store.most_claims == 512
 
 
-async def test_no_more_steps_run_at_once_than_allowed(lab: Lab) -> None:
-    gate = Gate()
-    kind = gate.kind()
-    engine = await lab.engine(kind, settings=EngineSettings(workers=2))
-    ids = [await lab.do(engine.submit(a_submission(kind))) for _ in range(5)]
-    await lab.drive.until(lambda: True)
-    assert gate.entered == 2
-    gate.open.set()
+async def test_an_agent_that_hangs_fills_its_own_lane_and_no_other(lab: Lab) -> None:
+    lab.agents.connected.add(OTHER_AGENT)
+    answers = asyncio.Event()
+
+    async def answer(agent_id: str) -> Note:
+        if agent_id == AGENT:
+            await answers.wait()
+        return Note("done")
+
+    async def poke_other(context: StepContext[Arguments]) -> Note:
+        (locked,) = context.fences
+        return await context.call(OTHER_AGENT, POKE, Note("poke"), target=locked)
+
+    lab.agents.answer = answer
+    hanging = kind_of(Step("poke", poke), name="hanging", budget_s=3600)
+    other = kind_of(Step("poke", poke_other), name="other", budget_s=3600)
+    engine = await lab.engine(hanging, other, settings=EngineSettings(calls_per_agent=2))
+    ids = [await lab.do(engine.submit(a_submission(hanging))) for _ in range(5)]
+    await lab.drive.until(lambda: len(lab.agents.commands) == 2, time_passes=False)
+    assert (await lab.run(engine, a_submission(other))).state is State.DONE
+    assert len(lab.agents.commands) == 2 + 1
+    answers.set()
     for operation_id in ids:
         assert (await lab.do(engine.wait(operation_id, 10))).state is State.DONE
 

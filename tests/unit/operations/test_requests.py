@@ -21,6 +21,7 @@ from appliance.core.ids import new_id
 from appliance.model.target import Fence, target
 from appliance.operations.operation import Operation, Origin, State
 from appliance.operations.step import (
+    Lanes,
     OnFailure,
     OperationKind,
     Outputs,
@@ -580,6 +581,7 @@ async def test_an_agent_that_vanishes_leaves_an_earlier_call_in_doubt(lab: Lab) 
             fences={THING: Fence(1, 1)},
             store=lab.store,
             gateway=agents,
+            lanes=Lanes(1),
         )
         with pytest.raises((Unavailable, DeadlineExceeded)):
             await context.call(AGENT, POKE, Note("x"), target=THING)
