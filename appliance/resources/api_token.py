@@ -1,13 +1,16 @@
 """API token: what is known about a key, never the key itself."""
 
 import datetime as dt
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import UNSET
 
+from appliance.core.errors import Invalid
 from appliance.resources.fields import Maybe, about, given
 from appliance.resources.names import check_name, check_text
+
+_DAY: Final = dt.timedelta(days=1)
 
 
 class ApiToken(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -29,3 +32,22 @@ def check_api_token(token: ApiToken) -> None:
     """
     check_name(token.name)
     check_text(given(token.description, ""))
+
+
+def expiry_ms(last_day: dt.date, now_ms: int) -> int:
+    """Return when a key with this last day stops working: at its end, in UTC.
+
+    Raises:
+        Invalid: that has passed already.
+    """
+    midnight = dt.datetime.combine(last_day, dt.time(), dt.UTC)
+    # Of the last day there is, the beginning: the next one cannot be written.
+    end = midnight + _DAY if last_day < dt.date.max else midnight
+    end_ms = round(end.timestamp() * 1000)
+    if end_ms <= now_ms:
+        raise Invalid(
+            f"expiration_date {last_day.isoformat()} has passed",
+            field="expiration_date",
+            hint="name today or a later day",
+        )
+    return end_ms

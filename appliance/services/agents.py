@@ -16,6 +16,7 @@ from appliance.core.ids import new_id
 from appliance.core.secret import Secret
 from appliance.model.agent import AgentIdentity, AgentType, CredentialKind
 from appliance.model.target import target
+from appliance.resources.agent import insert_agent
 from appliance.services.secrets import Sealer, Secrets, forget_all
 from appliance.store.base import Consistency, Row, Statement, Store, fetch, fetch_one, guard
 
@@ -64,16 +65,9 @@ class Agents:
         if not 1 <= len(name) <= _MAX_NAME:
             raise Invalid(f"an agent's name has 1 to {_MAX_NAME} characters", field="name")
         agent_id = new_id()
+        insert = insert_agent(agent_id, name, agent_type.value, description, self._clock.now_ms())
         try:
-            await self._store.batch(
-                [
-                    Statement(
-                        "INSERT INTO agent (id, name, description, type, credential,"
-                        " credential_serial, created_at_ms) VALUES (?, ?, ?, ?, 'none', 0, ?)",
-                        (agent_id, name, description, agent_type.value, self._clock.now_ms()),
-                    )
-                ]
-            )
+            await self._store.batch([insert])
         except Conflict as taken:
             raise await self._taken(taken, name=name) from taken
         return await self.get(agent_id)
@@ -201,23 +195,6 @@ class Agents:
         if not changed:
             raise _unknown(agent_id)
         _log.info("agent_revoked", agent=agent_id)
-
-    async def delete(self, agent_id: str) -> None:
-        """Remove the agent and its secrets.
-
-        Raises:
-            NotFound: no such agent.
-            Conflict: something still refers to it.
-        """
-        deleted, _ = await self._store.batch(
-            [
-                Statement("DELETE FROM agent WHERE id = ?", (agent_id,)),
-                forget_all(_owner(agent_id)),
-            ]
-        )
-        if not deleted:
-            raise _unknown(agent_id)
-        _log.info("agent_deleted", agent=agent_id)
 
     async def find(self, agent_id: str) -> AgentIdentity | None:
         """Return what a hello is checked against, read in one query; None: no such agent.

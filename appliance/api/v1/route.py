@@ -7,7 +7,7 @@ from it. Answers are encoded here, so that no key can be added on the way.
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 import msgspec
 from litestar import MediaType, Response
@@ -112,6 +112,8 @@ def handler_of(route: Route) -> HTTPRouteHandler:
                 raise
             # The contract knows 409 only where something is made or removed.
             raise Invalid(conflict.detail, hint=conflict.hint, **conflict.context) from conflict
+        if isinstance(answer, Response):
+            return cast("Response[bytes]", answer)  # 202: the work goes on
         content = b"" if answer is None else msgspec.json.encode(answer)
         return Response(content, media_type=MediaType.JSON)
 

@@ -8,6 +8,8 @@ from typing import Final
 from litestar import Router
 
 from appliance.api.guards import Allow
+from appliance.api.v1.agents import AGENT_ROUTES
+from appliance.api.v1.compute import COMPUTE_ROUTES
 from appliance.api.v1.document import document_route
 from appliance.api.v1.projects import PROJECT_ROUTES
 from appliance.api.v1.route import Route, handler_of
@@ -175,7 +177,9 @@ ROUTES: Final[tuple[Route, ...]] = (
     read(TEAMS, _TEAM, "ReadTeam", "team", who=_ADMIN),
     update(TEAMS, _TEAM, "UpdateTeam", "team", who=_ADMIN),
     delete(TEAMS, _TEAM, "DeleteTeam", "team", who=_ADMIN),
+    *AGENT_ROUTES,
     *PROJECT_ROUTES,
+    *COMPUTE_ROUTES,
 )
 
 

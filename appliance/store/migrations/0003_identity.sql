@@ -66,6 +66,7 @@ CREATE TABLE agent (
     -- Rises with each new credential and each revocation; a session of a lower one is closed.
     credential_serial INTEGER NOT NULL CHECK (credential_serial >= 0),
     expires_at_ms INTEGER,
+    generation INTEGER NOT NULL DEFAULT 1, -- rises when name or description change
     created_at_ms INTEGER NOT NULL,
     CHECK ((credential = 'ed25519') = (public_key IS NOT NULL))
 ) STRICT;

@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from appliance.core.ids import new_id
+from appliance.resources.agent import AGENTS, Agent, NodeAgentType
 from appliance.resources.cost import Cost
 from appliance.resources.kaktus import KAKTUSES, Kaktus
 from appliance.resources.kiwi import KIWIS, Kiwi
@@ -116,6 +117,13 @@ SAMPLES: Final = (
             overcommit_memory_ratio=1000,
             agents=[],
         ),
+    ),
+    Sample(
+        AGENTS,
+        parent=lambda _: "",
+        full=lambda _: Agent(name="node", description="rack 1", type=NodeAgentType.KIWI),
+        changed=lambda _: Agent(name="node-2", description="", type=NodeAgentType.KIWI),
+        fixed={"type": "a node would be asked for what it does not have"},
     ),
     Sample(
         VNETS,

@@ -8,6 +8,7 @@ from appliance.core import crypto
 from appliance.core.errors import Conflict, Corrupt, Invalid, KowabungaError, NotFound
 from appliance.core.secret import Secret
 from appliance.model.agent import AgentType, CredentialKind
+from appliance.resources.agent import delete_agent
 from appliance.rpc.directory import AgentDirectory
 from appliance.services.agents import Agents
 from appliance.store.base import Statement
@@ -24,6 +25,10 @@ def agents(house: House) -> Agents:
 
 async def register(agents: Agents, name: str = "node-1") -> str:
     return (await agents.register(name, AgentType.KAKTUS)).id
+
+
+async def _delete(house: House, agent_id: str) -> None:
+    await house.store.batch(delete_agent(agent_id))
 
 
 async def serial(agents: Agents, agent_id: str) -> int:
@@ -187,7 +192,7 @@ async def test_deleting_takes_the_secrets_along(house: House) -> None:
     agent_id, other = await register(agents), await register(agents, "other")
     for each in (agent_id, other):
         await agents.issue_key(each)
-    await agents.delete(agent_id)
+    await _delete(house, agent_id)
     assert await agents.find(agent_id) is None
     assert await agents.serials() == {other: 1}
     rows = await house.store.query(Statement("SELECT DISTINCT owner FROM secret"))
@@ -199,7 +204,7 @@ async def test_a_key_issued_while_the_agent_is_deleted_leaves_no_secret(house: H
     for number in range(10):
         agent_id = await register(agents, f"node-{number}")
         async with asyncio.TaskGroup() as group:
-            for work in (agents.issue_key(agent_id), agents.delete(agent_id)):
+            for work in (agents.issue_key(agent_id), _delete(house, agent_id)):
                 group.create_task(_outcome(work))
         assert await house.store.query(Statement("SELECT owner FROM secret")) == []
 
@@ -227,7 +232,6 @@ async def test_an_unknown_agent_is_said_to_be_unknown(agents: Agents) -> None:
         agents.enrol(UNKNOWN, PUBLIC_KEY),
         agents.set_expiry(UNKNOWN, None),
         agents.revoke(UNKNOWN),
-        agents.delete(UNKNOWN),
     ):
         with pytest.raises(NotFound, match=UNKNOWN):
             await call
@@ -294,7 +298,7 @@ async def test_nothing_secret_is_shown_or_logged(house: House) -> None:
         identity = await agents.find(agent_id)
         key = await agents.collect_key(agent_id)
         error = await _outcome(agents.collect_key(agent_id))
-        await agents.delete(agent_id)
+        await _delete(house, agent_id)
     assert identity is not None
     assert identity.verifier is not None
     shown = f"{logs!r} {identity!r} {error!r} {error} {key!r} {await agents.list()!r}"

@@ -64,8 +64,9 @@ VNET: Final = Kind("vnet", _SAMPLES["vnet"], "/region", "vnets")
 SUBNET: Final = Kind("subnet", _SAMPLES["subnet"], "/vnet", "subnets")
 POOL: Final = Kind("pool", _SAMPLES["storage_pool"], "/region", "pools")
 TEAM: Final = Kind("team", _SAMPLES["team"])
+AGENT: Final = Kind("agent", _SAMPLES["agent"])
 
-KINDS: Final = (REGION, ZONE, KIWI, KAKTUS, VNET, SUBNET, POOL, TEAM)
+KINDS: Final = (REGION, ZONE, KIWI, KAKTUS, VNET, SUBNET, POOL, TEAM, AGENT)
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Api:
 
     async def ask(self, status: int, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401  # JSON
         """Send a request that must be answered so, and return the decoded body, if there is one."""
-        path = path if path.startswith(PREFIX) else PREFIX + path
+        path = path if path.startswith("/api/") else PREFIX + path
         answer = await self.client.request(method, path, json=body)
         assert answer.status_code == status, f"{method} {path}: {answer.text}"
         return answer.json() if answer.content else None

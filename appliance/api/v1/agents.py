@@ -1,0 +1,83 @@
+"""Routes of agents: plain rows, but their credentials and sessions end with them."""
+
+import datetime as dt
+from typing import Final
+
+from msgspec import UNSET
+
+from appliance.api.guards import Allow
+from appliance.api.v1.route import Call, Query, Route
+from appliance.api.v1.standard import create, list_all, read, update
+from appliance.core.errors import Invalid
+from appliance.model.agent import CredentialKind
+from appliance.resources.agent import AGENTS
+from appliance.resources.api_token import ApiToken, expiry_ms
+
+_AGENT: Final = "/agent/{agentId}"
+_EXPIRE: Final = Query("expire", "boolean", "Whether the key stops working some day.")
+_EXPIRATION_DATE: Final = Query("expiration_date", "date", "Last day of the key, YYYY-MM-DD.")
+
+
+async def _delete_agent(call: Call) -> None:
+    await call.services.catalog.delete(AGENTS, call.last_id)
+    call.services.hub.disconnect(call.last_id, "the agent was deleted")
+
+
+async def _set_token(call: Call) -> ApiToken:
+    """Issue a new key, which is handed over elsewhere: no route of the contract may carry it."""
+    services = call.services
+    agent = await services.catalog.get(AGENTS, call.last_id)
+    expires_at_ms, last_day = _expiry(call)
+    if (await services.agents.get(call.last_id)).credential is CredentialKind.ED25519:
+        raise Invalid(
+            f"agent {agent.name} proves itself with the key of its node",
+            hint=f"to give it an API key instead, first run: kowabunga agent revoke {agent.id}",
+        )
+    await services.agents.issue_key(call.last_id, expires_at_ms)
+    services.hub.disconnect(call.last_id, "a new key was issued")
+    return ApiToken(
+        id=call.last_id,  # an agent has one key
+        name=f"{agent.name}-api-key",
+        description="",
+        expire=expires_at_ms is not None,
+        expiration_date=UNSET if last_day is None else last_day,
+    )
+
+
+def _expiry(call: Call) -> tuple[int | None, dt.date | None]:
+    if not call.flag("expire"):
+        return None, None
+    text = call.text("expiration_date")
+    try:
+        last_day = dt.date.fromisoformat(text or "")
+    except ValueError as malformed:
+        raise Invalid(
+            "a key that expires needs expiration_date=YYYY-MM-DD", field="expiration_date"
+        ) from malformed
+    return expiry_ms(last_day, call.services.clock.now_ms()), last_day
+
+
+AGENT_ROUTES: Final[tuple[Route, ...]] = (
+    list_all(AGENTS, "/agent", "ListAgents", "agent", who=Allow.SUPER_ADMIN),
+    create(AGENTS, None, "/agent", "CreateAgent", "agent", who=Allow.SUPER_ADMIN),
+    read(AGENTS, _AGENT, "ReadAgent", "agent", who=Allow.SUPER_ADMIN),
+    update(AGENTS, _AGENT, "UpdateAgent", "agent", who=Allow.SUPER_ADMIN),
+    Route(
+        method="DELETE",
+        path=_AGENT,
+        operation_id="DeleteAgent",
+        tags=("agent",),
+        who=Allow.SUPER_ADMIN,
+        call=_delete_agent,
+    ),
+    Route(
+        method="PATCH",
+        path=_AGENT + "/token",
+        operation_id="SetAgentApiToken",
+        tags=("agent", "token"),
+        who=Allow.SUPER_ADMIN,
+        call=_set_token,
+        answer=ApiToken,
+        query=(_EXPIRE, _EXPIRATION_DATE),
+    ),
+)
