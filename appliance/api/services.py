@@ -12,11 +12,13 @@ from appliance.services.agents import Agents
 from appliance.services.alarms import Alarms
 from appliance.services.authority import Authority
 from appliance.services.catalog import Catalog
+from appliance.services.compute import Compute
 from appliance.services.master_key import MasterKey
 from appliance.services.projects import Projects
 from appliance.services.recovery import Recovery
 from appliance.services.rotation import Rotation
 from appliance.services.settings import Settings
+from appliance.services.simulation import Simulation
 from appliance.store.base import Store
 
 
@@ -35,7 +37,10 @@ class Reach:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """`stopping` is set when the process begins to stop: endless answers end then."""
+    """`stopping` is set when the process begins to stop: endless answers end then.
+
+    `simulation` is None unless the nodes are simulated.
+    """
 
     clock: Clock
     reach: Reach
@@ -48,8 +53,10 @@ class Services:
     catalog: Catalog
     projects: Projects
     adapters: Adapters
+    compute: Compute
     settings: Settings
     master_key: MasterKey
     rotation: Rotation
     recovery: Recovery
     stopping: asyncio.Event
+    simulation: Simulation | None = None

@@ -32,12 +32,14 @@ from appliance.operations.engine import Engine
 from appliance.operations.equipment import EngineSettings
 from appliance.rpc.directory import AgentDirectory
 from appliance.rpc.hub import Hub
+from appliance.rpc.methods import Event
 from appliance.services.adapters import Adapters
 from appliance.services.agents import Agents
 from appliance.services.alarms import Alarms
 from appliance.services.authority import Authority
 from appliance.services.catalog import Catalog
 from appliance.services.cluster import ensure_cluster
+from appliance.services.compute import COMPUTE_KINDS, Compute
 from appliance.services.key_files import KeyFiles
 from appliance.services.keyring import Keyring
 from appliance.services.master_key import ApiKeys, MasterKey
@@ -47,6 +49,7 @@ from appliance.services.recovery import Recovery
 from appliance.services.rotation import Rotation
 from appliance.services.secrets import Secrets
 from appliance.services.settings import Settings
+from appliance.services.simulation import Simulation, Stage
 from appliance.store.sqlite import SqliteStore
 
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
@@ -111,7 +114,6 @@ async def run_kahuna(config: KahunaConfig, *, ready: Callable[[Ready], None]) ->
         Conflict: another process holds the state directory or the address.
         Corrupt: the state cannot be trusted, or was written by a newer release.
     """
-    _raise_file_limit()
     async with open_kahuna(config, SystemClock()) as kahuna:
         await kahuna.serve(ready)
 
@@ -122,10 +124,12 @@ async def open_kahuna(
     clock: Clock,
     *,
     directory_of: Callable[[Agents], AgentDirectory] = lambda agents: agents,
+    stage: Stage | None = None,
 ) -> AsyncGenerator["Kahuna"]:
     """Open the state and wire everything, without serving yet; raises as `run_kahuna` does.
 
-    `directory_of` puts something between the hub and the agents' rows: the simulation does.
+    `directory_of` puts something between the hub and the agents' rows, and `stage` plays their
+    nodes: the simulation does.
     """
     if config.plain and not is_loopback(config.host):
         raise Invalid(
@@ -152,12 +156,25 @@ async def open_kahuna(
         key_file = await master_key.ensure(api_key_file)
         _log.info("master_key_file", file=str(api_key_file), state=key_file)
         catalog = Catalog(store, clock)
-        hub = Hub(directory_of(agents), kahuna=new_id(), clock=clock, alarm=alarms.raise_alarm)
+
+        async def on_event(agent_id: str, event: Event) -> None:
+            await compute.reconciler.on_event(agent_id, event)
+
+        hub = Hub(
+            directory_of(agents),
+            kahuna=new_id(),
+            clock=clock,
+            alarm=alarms.raise_alarm,
+            on_event=on_event,
+        )
         rotation = Rotation(keyring, secrets)
         settings = Settings(store, secrets, clock)
         kept = EngineSettings(keep_finished_s=await settings.get(OPERATION_DAYS) * 86_400.0)
-        engine = Engine(store, hub, [rotation.kind], clock=clock, settings=kept, alone=True)
+        kinds = [rotation.kind, *COMPUTE_KINDS]
+        engine = Engine(store, hub, kinds, clock=clock, settings=kept, alone=True)
+        compute = Compute.joined(store, engine, hub, catalog, alarm=alarms.raise_alarm, clock=clock)
         hub.on_connected(engine.agent_connected)
+        hub.on_connected(compute.reconciler.agent_connected)
         passphrases = BlockingPool("passphrase", 1)
         cleanup.callback(passphrases.close)
         services = Services(
@@ -172,11 +189,13 @@ async def open_kahuna(
             catalog=catalog,
             projects=Projects(store, catalog, secrets, clock),
             adapters=Adapters(store, catalog, clock),
+            compute=compute,
             settings=settings,
             master_key=master_key,
             rotation=rotation,
             recovery=Recovery(store, keyring, clock, passphrases),
             stopping=asyncio.Event(),
+            simulation=None if stage is None else Simulation(store, stage),
         )
         yield Kahuna(config, services, ApiKeys(store), api_key_file, tcp)
 
@@ -200,6 +219,7 @@ class Kahuna:
 
     async def serve(self, ready: Callable[[Ready], None], limits: Limits = _LIMITS) -> None:
         """Answer requests until cancelled. A listener that fails ends the process."""
+        _raise_file_limit()
         config, services = self._config, self.services
         certificate = None if config.plain else await self._open_certificate()
         sockets = agent_socket(
@@ -226,6 +246,7 @@ class Kahuna:
                 try:
                     self._supervise(group, "hub", services.hub.run)
                     self._supervise(group, "engine", services.engine.run)
+                    self._supervise(group, "reconciler", services.compute.reconciler.run)
                     if certificate is not None:
                         self._supervise(group, "certificate", certificate.keep)
                     for listener in listeners:

@@ -5,7 +5,7 @@ from typing import Final
 
 from appliance.core.clock import Clock
 from appliance.operations.engine import Engine
-from appliance.operations.step import OperationKind
+from appliance.operations.step import AnyKind
 from appliance.resources.instance_work import (
     INSTANCE_CREATE,
     INSTANCE_DELETE,
@@ -15,7 +15,6 @@ from appliance.resources.instance_work import (
 from appliance.resources.kompute_work import KOMPUTE_CREATE, KOMPUTE_DELETE, KOMPUTE_UPDATE
 from appliance.resources.template import TEMPLATE_CREATE, TEMPLATE_DELETE
 from appliance.resources.volume import VOLUME_CREATE, VOLUME_DELETE, VOLUME_UPDATE
-from appliance.resources.work import Work
 from appliance.rpc.gateway import AgentGateway
 from appliance.services.catalog import Catalog
 from appliance.services.durable import Durable
@@ -28,7 +27,7 @@ from appliance.services.templates import Templates
 from appliance.services.volumes import Volumes
 from appliance.store.base import Store
 
-COMPUTE_KINDS: Final[tuple[OperationKind[Work], ...]] = (
+COMPUTE_KINDS: Final[tuple[AnyKind, ...]] = (
     TEMPLATE_CREATE, TEMPLATE_DELETE, VOLUME_CREATE, VOLUME_UPDATE, VOLUME_DELETE,
     INSTANCE_CREATE, INSTANCE_UPDATE, INSTANCE_POWER, INSTANCE_DELETE,
     KOMPUTE_CREATE, KOMPUTE_UPDATE, KOMPUTE_DELETE,
