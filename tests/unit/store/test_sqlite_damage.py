@@ -1,7 +1,5 @@
 """What happens to a state under our feet: cut logs, rotten pages, full disks, foreign locks."""
 
-# ruff: noqa: ASYNC240 - a test may wait for its own disk
-
 import asyncio
 import shutil
 import sqlite3

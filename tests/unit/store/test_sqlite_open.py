@@ -1,5 +1,3 @@
-# ruff: noqa: ASYNC240 - a test may wait for its own disk
-
 import asyncio
 import sqlite3
 import stat
