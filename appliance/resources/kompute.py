@@ -254,10 +254,13 @@ def forget_kompute(kompute_id: str) -> Sequence[Statement]:
     ]
 
 
-def taken_part_names(name: str) -> Statement:
+def taken_part_names(name: str, kompute_id: str) -> Statement:
     """Select each `TakenName` that a part of a Kompute of this name would have."""
+    system, data, private, public = (part_name(name, part) for part in Part)
     return Statement(
-        "SELECT 'volume' AS kind, name, id FROM volume WHERE name IN (?, ?)"
-        " UNION ALL SELECT 'adapter', name, id FROM adapter WHERE name IN (?, ?)",
-        tuple(part_name(name, part) for part in Part),
+        "SELECT 'volume' AS kind, name, id FROM volume"
+        " WHERE name IN (?, ?) AND kompute_id IS NOT ?"
+        " UNION ALL SELECT 'adapter', name, id FROM adapter"
+        " WHERE name IN (?, ?) AND kompute_id IS NOT ?",
+        (system, data, kompute_id, private, public, kompute_id),
     )

@@ -208,9 +208,7 @@ class Durable:
             except Stale:
                 continue
             except Conflict as conflict:
-                explained = await explain(conflict)
-                if explained is not None:
-                    raise explained from conflict
+                await _explain(conflict, explain)
             else:
                 return
         raise Unavailable("what this request changes is being changed by many at once")
@@ -252,11 +250,7 @@ class Durable:
                     operation=busy.context["operation"],
                 ) from busy
             except Conflict as conflict:
-                if conflict.context.get("constraint") == "foreign_key":
-                    continue  # something is gone, or came: `prepare` says what
-                explained = await explain(conflict)
-                if explained is not None:
-                    raise explained from conflict
+                await _explain(conflict, explain)
         raise Unavailable("what this request depends on is being changed by many at once")
 
     async def _find_same(self, asked: Asked) -> str | None:
@@ -268,6 +262,18 @@ class Durable:
 
     def _left_s(self, end: float) -> float:
         return max(end - self._clock.monotonic(), 0.0)
+
+
+async def _explain(conflict: Conflict, explain: Explain) -> None:
+    """Raise what a conflict means to the user; return when another try may tell or succeed."""
+    constraint = conflict.context.get("constraint")
+    if constraint is None:
+        raise conflict  # a refusal in the user's words already
+    if constraint == "foreign_key":
+        return  # something is gone, or came
+    explained = await explain(conflict)
+    if explained is not None:
+        raise explained from conflict
 
 
 def refuse_owned(kind: str, object_id: str, kompute_id: str | None) -> None:

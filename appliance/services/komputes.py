@@ -187,7 +187,7 @@ class Komputes:
         async def explain(conflict: Conflict) -> KowabungaError | None:
             if exhausted(conflict, NO_ADDRESS_LEFT):
                 return await self._no_address_left(project_id, zone_id, public=options.public)
-            return await self._name_taken(wanted, conflict)
+            return await self._name_taken(ids.kompute, wanted, conflict)
 
         try:
             return await self._durable.begin(
@@ -214,7 +214,7 @@ class Komputes:
         data_id = new_id()
 
         async def explain(conflict: Conflict) -> KowabungaError | None:
-            taken = await self._name_taken(wanted, conflict)
+            taken = await self._name_taken(kompute_id, wanted, conflict)
             return taken and Invalid(taken.detail, hint=taken.hint, field="name")
 
         if _machine(wanted) == _machine(stored):
@@ -344,11 +344,13 @@ class Komputes:
             KomputeFacts, kompute_facts(kompute_id), f"kompute {kompute_id}"
         )
 
-    async def _name_taken(self, wanted: Kompute, conflict: Conflict) -> Conflict | None:
+    async def _name_taken(
+        self, kompute_id: str, wanted: Kompute, conflict: Conflict
+    ) -> Conflict | None:
         taken = await self._catalog.taken(KOMPUTES, "", wanted, conflict)
         if taken is not conflict:
             return taken
-        found = await self._durable.rows(TakenName, taken_part_names(wanted.name))
+        found = await self._durable.rows(TakenName, taken_part_names(wanted.name, kompute_id))
         if not found:
             return None
         other = found[0]

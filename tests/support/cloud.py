@@ -4,7 +4,7 @@ Only the sockets are left out: a call goes straight to the dispatcher of its age
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ import msgspec
 from appliance.agent.dispatch import Dispatcher
 from appliance.agent.fences import FenceBook
 from appliance.agent.simulated import simulated_handlers
-from appliance.core.clock import Clock
+from appliance.core.clock import Clock, SystemClock
 from appliance.core.errors import Unavailable
 from appliance.core.ids import new_id
 from appliance.drivers.fake.node import NodeTraits, SimulatedNode
@@ -47,7 +47,8 @@ from appliance.services.cluster import ensure_cluster
 from appliance.services.compute import COMPUTE_KINDS, Compute
 from appliance.services.durable import Asked
 from appliance.services.komputes import KomputeOptions
-from appliance.store.base import Statement, Store
+from appliance.store.base import Consistency, Row, Statement, Store
+from appliance.store.sqlite import SqliteStore
 
 P = TypeVar("P", bound=msgspec.Struct)
 R = TypeVar("R", bound=msgspec.Struct)
@@ -69,6 +70,41 @@ class Player:
     events: list[Event] = field(default_factory=list)
 
 
+class Gate:
+    """Holds the calls of one method until it is opened."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self._open = asyncio.Event()
+
+    def open(self) -> None:
+        self._open.set()
+
+    async def pass_through(self) -> None:
+        self.waiting += 1
+        await self._open.wait()
+
+
+class CountedStore:
+    """A store that counts what is written to it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.batches = 0
+
+    async def query(
+        self, statement: Statement, consistency: Consistency = Consistency.WEAK
+    ) -> list[Row]:
+        return await self._store.query(statement, consistency)
+
+    async def batch(self, statements: Sequence[Statement]) -> list[int]:
+        self.batches += 1
+        return await self._store.batch(statements)
+
+    async def close(self) -> None:
+        await self._store.close()
+
+
 class Nodes:
     """Every agent of the cloud; implements AgentGateway."""
 
@@ -79,6 +115,7 @@ class Nodes:
         self._players: dict[str, Player] = {}
         self._exits = AsyncExitStack()
         self.calls: list[tuple[str, str]] = []  # agent, method
+        self._gates: dict[str, Gate] = {}
 
     def __getitem__(self, agent_id: str) -> Player:
         return self._players[agent_id]
@@ -118,10 +155,17 @@ class Nodes:
         if not self.reachable(agent_id):
             raise Unavailable(f"agent {agent_id} is not connected")
         self.calls.append((agent_id, method.name))
+        if method.name in self._gates:
+            await self._gates[method.name].pass_through()
         result = await self._players[agent_id].dispatcher.handle(
             method.name, msgspec.json.encode(params), command
         )
         return msgspec.json.decode(msgspec.json.encode(result), type=method.result)
+
+    def hold(self, method: str) -> Gate:
+        """Let every call of a method wait at a gate."""
+        gate = self._gates[method] = Gate()
+        return gate
 
     def methods(self) -> list[str]:
         """Return the names of the methods called so far, and forget them."""
@@ -230,6 +274,11 @@ class Cloud:
         )
         await self.store.batch(insert_project(project_id, project, prefix_length=26, now_ms=0))
         return project_id
+
+    async def add_second_project(self, name: str, **quotas: int) -> str:
+        """Add a project with a subnet of its own, 10.2.0.0/24."""
+        await self.add_subnet(f"private-{name}", "10.2.0.0/24", private=True)
+        return await self.add_project(name, **quotas)
 
     async def add_volume(
         self, name: str, kind: VolumeType = VolumeType.OS, size: int = GIB, project: str = ""
@@ -366,3 +415,15 @@ def build_cloud(
         adapters=Adapters(store, catalog, clock),
         alarms=alarms,
     )
+
+
+@asynccontextmanager
+async def open_cloud(directory: Path, *, hosts: int = 2) -> AsyncGenerator[Cloud]:
+    """Run a cloud in real time on a store of its own."""
+    clock = SystemClock()
+    store = await SqliteStore.open(directory / "state.db", clock=clock)
+    try:
+        async with cloud_on(CountedStore(store), directory, clock, hosts=hosts) as cloud:
+            yield cloud
+    finally:
+        await store.close()
