@@ -17,6 +17,8 @@ from typing import Final, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import InvalidState
 
 from appliance.core.errors import Conflict, Invalid
 from appliance.core.files import ensure_private_directory
@@ -84,6 +86,16 @@ class _Protocol(HttpToolsProtocol):
             self._head_timer = None
 
 
+class _WebSocket(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket, which stops although the other side is about to leave."""
+
+    def shutdown(self) -> None:
+        try:
+            super().shutdown()
+        except InvalidState:  # it said goodbye first, and the last bytes are still on their way
+            self.transport.close()
+
+
 _BUSY: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\n"
     b"content-length: 0\r\n\r\n"
@@ -114,7 +126,7 @@ class Listener(uvicorn.Server):
             uvicorn.Config(
                 app,
                 http=protocol,
-                ws="websockets-sansio",
+                ws=_WebSocket,
                 ws_max_size=limits.websocket_message_bytes,
                 ws_ping_interval=None,  # the agent protocol has heartbeats of its own
                 ws_per_message_deflate=False,  # compressing what strangers send invites bombs

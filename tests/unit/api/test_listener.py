@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import ssl
 import stat
 from collections.abc import AsyncGenerator
@@ -34,6 +35,10 @@ async def show_peer(scope: Scope, receive: Receive, send: Send) -> None:
     headers = [(b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+async def say(send: Send, words: bytes) -> None:
+    await send({"type": "websocket.send", "bytes": words})
 
 
 @asynccontextmanager
@@ -292,3 +297,35 @@ async def test_stopping_does_not_wait_for_ever() -> None:
             await started.wait()
     await reader.read()
     writer.close()
+
+
+async def test_stopping_while_a_websocket_says_goodbye_is_no_failure() -> None:
+    sock = bind_tcp("127.0.0.1", 0)
+    port: int = sock.getsockname()[1]
+    heard = asyncio.Event()
+
+    async def talk(_: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        # More than the kernel takes: the connection lingers although both said goodbye.
+        async with asyncio.TaskGroup() as group:
+            speech = group.create_task(say(send, b"x" * 2**25))
+            while (await receive())["type"] != "websocket.disconnect":
+                pass
+            heard.set()
+            speech.cancel()
+
+    with socket.socket() as peer:
+        async with serving(Listener(talk, sock, limits=Limits(graceful_stop_s=1))):
+            peer.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(peer, ("127.0.0.1", port))
+            await loop.sock_sendall(
+                peer,
+                b"GET /ws HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+                b"sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\nsec-websocket-version: 13\r\n\r\n",
+            )
+            assert b"101" in await loop.sock_recv(peer, 32)
+            # A masked close frame with code 1000 (RFC 6455, 5.5.1); it is not read any further.
+            await loop.sock_sendall(peer, b"\x88\x82\0\0\0\0" + (1000).to_bytes(2))
+            await asyncio.wait_for(heard.wait(), 5)
