@@ -57,6 +57,7 @@ class Runner:
         self._held: dict[str, _Held] = {}
         self._arriving: set[str] = set()  # claimed, or being claimed, by us; no worker yet
         self._sights: dict[str, _Sight] = {}
+        self._looked_at = equipment.clock.monotonic()
         self._woken = asyncio.Event()
 
     async def run(self) -> None:
@@ -140,6 +141,10 @@ class Runner:
         busy = self._arriving.union(self._held)
         rows = await fetch(self._store, Unfinished, sql.UNFINISHED)
         now = self._clock.monotonic()
+        if now - self._looked_at > max(self._settings.claim_s / 3, 2 * self._settings.poll_s):
+            # We saw nothing in between, and perhaps no owner could show its life either.
+            self._sights.clear()
+        self._looked_at = now
         self._sights = {row.id: self._sight(row, now) for row in rows}
         waited = list[tuple[Unfinished, int]]()
         for row in rows:

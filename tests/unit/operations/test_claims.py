@@ -96,6 +96,41 @@ async def test_a_claim_that_shows_no_life_is_taken_over_after_its_period(lab: La
     assert int(str(await lab.value("SELECT elapsed_ms FROM operation"))) >= 15_000
 
 
+class _LeaderlessStore(LabStore):
+    leaderless = False
+
+    async def query(
+        self, statement: Statement, consistency: Consistency = Consistency.WEAK
+    ) -> list[Row]:
+        if self.leaderless:
+            raise Unavailable("no leader")
+        return await super().query(statement, consistency)
+
+    async def batch(self, statements: Sequence[Statement]) -> list[int]:
+        if self.leaderless and statements:
+            raise Unavailable("no leader")
+        return await super().batch(statements)
+
+
+@pytest.mark.parametrize("since_s", [5, 6, 7, 8, 9])
+async def test_time_in_which_nobody_could_show_life_does_not_count_against_a_claim(
+    lab: Lab, since_s: int
+) -> None:
+    gate = Gate()
+    kind = gate.kind()
+    store = _LeaderlessStore(lab.store.real, lab.drive)
+    engine = await lab.engine(kind, store=store)
+    await lab.engine(kind, store=store)
+    operation_id = await lab.do(engine.submit(a_submission(kind)))
+    await lab.let_pass(since_s)
+    store.leaderless = True
+    await lab.let_pass(25)
+    store.leaderless = False
+    await lab.let_pass(20)
+    assert gate.entered == 1
+    assert (await lab.do(engine.get(operation_id))).claimed_by == engine.engine_id
+
+
 async def test_an_engine_alone_on_its_store_does_not_wait_for_the_dead(lab: Lab) -> None:
     gate = Gate()
     kind = gate.kind()
@@ -153,13 +188,14 @@ async def test_a_worker_is_stopped_once_another_claim_is_seen(lab: Lab) -> None:
     assert gate.entered == 1
 
 
-async def test_a_worker_that_lost_its_claim_writes_nothing(lab: Lab) -> None:
+@pytest.mark.parametrize("lost", ["claimed_by = 'other'", "claim = claim + 1"])
+async def test_a_worker_that_lost_its_claim_writes_nothing(lab: Lab, lost: str) -> None:
     gate = Gate()
     kind = kind_of(Step("gate", gate.do), Step("next", nothing))
     engine = await lab.engine(kind)
     operation_id = await lab.do(engine.submit(a_submission(kind)))
     await _begun(lab, gate)
-    await lab.store.real.batch([Statement("UPDATE operation SET claimed_by = 'other'")])
+    await lab.store.real.batch([Statement(f"UPDATE operation SET {lost}")])
     gate.open.set()
     with capture_logs() as logs:
         await lab.drive.until(
