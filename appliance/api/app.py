@@ -15,7 +15,7 @@ from litestar.types import ControllerRouterHandler
 
 from appliance.api.asgi import AsgiApp
 from appliance.api.edge import request_id_of
-from appliance.api.ext import agents, alarms, health, kahuna, keys, operations, settings, state
+from appliance.api.ext import agents, alarms, health, kahuna, keys, operations, settings, sim, state
 from appliance.api.ext.document import document_route
 from appliance.api.guards import guard, principal_of, was_routed
 from appliance.api.problems import ProblemBody, answer
@@ -39,6 +39,7 @@ def ext_router() -> Router:
             keys.KeyController,
             operations.OperationController,
             settings.SettingController,
+            sim.SimulationController,
             state.verify_state,
         ],
     )

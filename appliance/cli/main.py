@@ -26,6 +26,7 @@ _BRANCHES: Final = {
     "secret": Branch("appliance.cli.secret:secret", "Rotate, export and restore the data key."),
     "serve": Branch("appliance.cli.serve:serve", "Run the roles of this node."),
     "settings": Branch("appliance.cli.settings:settings", "Settings of the whole cluster."),
+    "sim": Branch("appliance.cli.sim:sim", "Trouble for the nodes of a simulated cloud."),
     "state": Branch("appliance.cli.state:state", "The state database of this node."),
 }
 

@@ -15,7 +15,8 @@ from appliance.model.node import is_loopback, split_address
 from appliance.roles.node_file import CONFIG, RUNTIME, NodeFiles
 
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
-_ONLY_SIMULATE = ("listen", "state", "api_key_file")
+_ONLY_SIMULATE = ("listen", "state", "api_key_file", "simulate_nodes")
+_MOST_NODES = 10_000
 _NEVER_SIMULATE = ("config", "runtime")
 
 
@@ -32,6 +33,12 @@ _NEVER_SIMULATE = ("config", "runtime")
 @click.option(
     "--api-key-file", type=FILE, help="With --simulate: the master key; made when missing."
 )
+@click.option(
+    "--simulate-nodes",
+    type=click.IntRange(0, _MOST_NODES),
+    default=0,
+    help="With --simulate: have a region with this many Kaktus nodes in up to 3 zones.",
+)
 @click.pass_context
 def serve(
     context: click.Context,
@@ -42,6 +49,7 @@ def serve(
     listen: str | None,
     state: Path | None,
     api_key_file: Path | None,
+    simulate_nodes: int,
 ) -> None:
     r"""Run the roles of this node until told to end.
 
@@ -60,7 +68,7 @@ def serve(
             raise click.UsageError(f"{option} {rule} --simulate")
     configure_logs()
     if simulate:
-        _simulate(listen, state, api_key_file)
+        _simulate(listen, state, api_key_file, simulate_nodes)
     else:
         _supervise(NodeFiles(config.absolute(), runtime.absolute()))
 
@@ -74,7 +82,9 @@ def _supervise(files: NodeFiles) -> None:
     run_service(Supervisor(files, launch, clock=SystemClock()).run())
 
 
-def _simulate(listen: str | None, state: Path | None, api_key_file: Path | None) -> None:
+def _simulate(
+    listen: str | None, state: Path | None, api_key_file: Path | None, nodes: int
+) -> None:
     if listen is None or state is None:
         raise click.UsageError("--simulate needs --listen and --state")
     try:
@@ -90,6 +100,7 @@ def _simulate(listen: str | None, state: Path | None, api_key_file: Path | None)
         )
     from appliance.roles.kahuna import KahunaConfig, Ready  # noqa: PLC0415 - 0.5 s
     from appliance.roles.simulate import run_simulation  # noqa: PLC0415
+    from appliance.services.simulated_region import REGION, SimulatedRegion  # noqa: PLC0415
 
     config = KahunaConfig(
         state=state.absolute(),
@@ -103,4 +114,11 @@ def _simulate(listen: str | None, state: Path | None, api_key_file: Path | None)
     def ready(answer: Ready) -> None:
         click.echo(f"serving {answer.url}, key in {answer.api_key_file}", err=True)
 
-    run_service(run_simulation(config, ready=ready))
+    def furnished(region: SimulatedRegion) -> None:
+        click.echo(
+            f"simulating {region.nodes} Kaktus nodes ({region.made} of them new) in "
+            f"{', '.join(region.zones)}; region {REGION} is {region.region_id}",
+            err=True,
+        )
+
+    run_service(run_simulation(config, ready=ready, nodes=nodes, furnished=furnished))

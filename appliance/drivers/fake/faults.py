@@ -4,7 +4,7 @@ Faults belong to the process, not to the world: they end with it.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -13,7 +13,9 @@ from appliance.core.errors import DriverError, KowabungaError
 
 
 @dataclass(slots=True)
-class _Failure:
+class Failure:
+    """Waits for its calls; `left`: for how many, None: for all."""
+
     method: str | None
     left: int | None
     after_effect: bool
@@ -31,7 +33,7 @@ class Faults:
         self._clock = clock
         self._latency_s = latency_s
         self._factor = 1.0
-        self._failures: list[_Failure] = []
+        self._failures: list[Failure] = []
         self._cut = asyncio.Event()
         self._mended = asyncio.Event()
         self._mended.set()
@@ -44,6 +46,11 @@ class Faults:
     @property
     def is_cut(self) -> bool:
         return self._cut.is_set()
+
+    @property
+    def failures(self) -> Sequence[Failure]:
+        """What still waits for its calls."""
+        return tuple(self._failures)
 
     def fail(
         self,
@@ -61,7 +68,7 @@ class Faults:
             after_effect: do the work, then fail: the caller cannot know.
             error: what is raised.
         """
-        self._failures.append(_Failure(method, times, after_effect, error))
+        self._failures.append(Failure(method, times, after_effect, error))
 
     def slow(self, factor: float) -> None:
         """Let everything take `factor` times as long from now on."""
