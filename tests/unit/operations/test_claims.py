@@ -96,6 +96,29 @@ async def test_a_claim_that_shows_no_life_is_taken_over_after_its_period(lab: La
     assert int(str(await lab.value("SELECT elapsed_ms FROM operation"))) >= 15_000
 
 
+class _LastMomentStore(LabStore):
+    """Has the owner of every claim show life just before anybody takes it over."""
+
+    async def batch(self, statements: Sequence[Statement]) -> list[int]:
+        if any("claim = claim + 1" in statement.sql for statement in statements):
+            await self.real.batch([Statement("UPDATE operation SET beat = beat + 1")])
+        return await super().batch(statements)
+
+
+async def test_a_claim_whose_owner_shows_life_at_the_last_moment_is_not_taken_over(
+    lab: Lab,
+) -> None:
+    gate = Gate()
+    kind = gate.kind()
+    dead = await lab.engine(kind)
+    operation_id = await lab.do(dead.submit(a_submission(kind)))
+    await lab.kill(dead)
+    observer = await lab.engine(kind, store=_LastMomentStore(lab.store.real, lab.drive))
+    await lab.let_pass(40)
+    assert gate.entered == 1
+    assert (await lab.do(observer.get(operation_id))).claimed_by == dead.engine_id
+
+
 class _LeaderlessStore(LabStore):
     leaderless = False
 

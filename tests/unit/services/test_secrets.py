@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from appliance.core import crypto
 from appliance.core.errors import Conflict, Corrupt, NotFound
 from appliance.core.secret import Secret
 from appliance.model.agent import AgentType
-from appliance.services.secrets import CLUSTER, Sealer, forget, forget_all
+from appliance.services.secrets import CLUSTER, Sealer, Secrets, forget, forget_all
 from appliance.store.base import Statement
 from tests.unit.services.house import House, build_house
 
@@ -24,6 +25,27 @@ async def test_a_secret_is_found_again_replaced_and_forgotten(house: House) -> N
     await house.store.batch([forget(OTHER, "key"), forget_all(OWNER)])
     assert await house.secrets.find(OWNER, "key") is None
     assert await house.secrets.find(OTHER, "key") is None
+
+
+class _ReplacedMeanwhile:
+    """Puts another secret in the place of one that is about to be taken."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self.close = house.store.close
+        self.query = house.store.query
+
+    async def batch(self, statements: Sequence[Statement]) -> list[int]:
+        if await self._house.secrets.find(OWNER, "key") == Secret("old"):
+            await self._house.secrets.put(OWNER, "key", Secret("new"))
+        return await self._house.store.batch(statements)
+
+
+async def test_a_secret_that_was_replaced_while_it_was_taken_is_not_lost(house: House) -> None:
+    await house.secrets.put(OWNER, "key", Secret("old"))
+    secrets = Secrets(_ReplacedMeanwhile(house), house.keyring)
+    assert await secrets.take(OWNER, "key") == Secret("new")
+    assert await secrets.take(OWNER, "key") is None
 
 
 async def test_the_database_alone_reveals_no_secret(house: House) -> None:
