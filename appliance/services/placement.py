@@ -21,7 +21,7 @@ from appliance.resources.placement import (
 from appliance.rpc.gateway import AgentGateway
 from appliance.store.base import Consistency, Store
 
-_HOSTS: Final = msgspec.json.Decoder(list[Host])
+decode_hosts: Final = msgspec.json.Decoder(list[Host]).decode
 
 
 class Needs(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +77,7 @@ class Placement:
         (row,) = await self._store.query(
             hosts_of_zone(needs.zone_id, needs.project_id), Consistency.LINEARIZABLE
         )
-        hosts = _HOSTS.decode(str(row["hosts"]))
+        hosts = decode_hosts(str(row["hosts"]))
         self._count_promises(hosts, needs.project_id)
         reachable = self._gateway.reachable
         wanted = Wanted(
