@@ -12,11 +12,11 @@ import structlog
 
 from appliance.core import crypto
 from appliance.core.clock import Clock
-from appliance.core.errors import Invalid
+from appliance.core.errors import Conflict, Invalid, Stale
 from appliance.core.files import create_private, read_private, remove_durably
 from appliance.core.secret import Secret
 from appliance.model.principal import MASTER, Principal
-from appliance.store.base import Consistency, Statement, Store
+from appliance.store.base import Consistency, Statement, Store, guard
 
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
 
@@ -73,18 +73,25 @@ class MasterKey:
 
         Raises:
             Forbidden: others may read the file.
-            Invalid: the file does not hold a key.
+            Invalid: the file does not hold a key, or cannot be read or made.
         """
         born_here = False
         try:
-            key = _parse(file, read_private(file))
-        except FileNotFoundError:
-            if await self.state() is not MasterKeyState.NONE:
-                return KeyFile.ABSENT
-            key = crypto.generate_api_key()
-            born_here = create_private(file, key.reveal() + b"\n")
-            if not born_here:  # somebody put a file there this very moment
+            try:
                 key = _parse(file, read_private(file))
+            except FileNotFoundError:
+                if await self.state() is not MasterKeyState.NONE:
+                    return KeyFile.ABSENT
+                key = crypto.generate_api_key()
+                born_here = create_private(file, key.reveal() + b"\n")
+                if not born_here:  # somebody put a file there this very moment
+                    key = _parse(file, read_private(file))
+        except OSError as failed:
+            raise Invalid(
+                f"the key file {file} cannot be used: {failed.strerror}",
+                hint="name a file in a directory that exists and can be written",
+                field="api_key_file",
+            ) from failed
         sha256 = crypto.hash_api_key(key.reveal_text())
         [founded] = await self._store.batch(
             [
@@ -111,15 +118,32 @@ class MasterKey:
         """Replace the master key, which ends the old one at once; also enables it again.
 
         The text is returned this once and never stored.
+
+        Raises:
+            Conflict: another rotation was faster; its key is the master key.
         """
+        before = await self._sha256()
         key = crypto.generate_api_key()
-        await self._write(crypto.hash_api_key(key.reveal_text()))
+        opened, closed = guard(
+            Statement(
+                "SELECT (SELECT sha256 FROM api_key WHERE principal = ?) IS ?",
+                (str(MASTER), before),
+            )
+        )
+        written = self._write(crypto.hash_api_key(key.reveal_text()))
+        try:
+            await self._store.batch([opened, written, closed])
+        except Stale as overtaken:
+            raise Conflict(
+                "the master key was rotated or disabled by somebody else this very moment",
+                hint="rotate it again if that was not expected",
+            ) from overtaken
         _log.info("master_key_rotated")
         return key
 
     async def disable(self) -> None:
         """Refuse the master key until it is rotated; idempotent."""
-        await self._write(None)
+        await self._store.batch([self._write(None)])
         _log.info("master_key_disabled")
 
     async def state(self) -> MasterKeyState:
@@ -128,16 +152,12 @@ class MasterKey:
             return MasterKeyState.NONE
         return MasterKeyState.DISABLED if rows[0] is None else MasterKeyState.ENABLED
 
-    async def _write(self, sha256: str | None) -> None:
-        await self._store.batch(
-            [
-                Statement(
-                    "INSERT INTO api_key (principal, sha256, created_at_ms) VALUES (?, ?, ?)"
-                    " ON CONFLICT (principal) DO UPDATE"
-                    " SET sha256 = excluded.sha256, created_at_ms = excluded.created_at_ms",
-                    (str(MASTER), sha256, self._clock.now_ms()),
-                )
-            ]
+    def _write(self, sha256: str | None) -> Statement:
+        return Statement(
+            "INSERT INTO api_key (principal, sha256, created_at_ms) VALUES (?, ?, ?)"
+            " ON CONFLICT (principal) DO UPDATE"
+            " SET sha256 = excluded.sha256, created_at_ms = excluded.created_at_ms",
+            (str(MASTER), sha256, self._clock.now_ms()),
         )
 
     async def _sha256(self) -> str | None:

@@ -7,10 +7,11 @@ import pytest
 import structlog
 
 from appliance.core import crypto
-from appliance.core.errors import Forbidden, Invalid
+from appliance.core.errors import Conflict, Forbidden, Invalid
+from appliance.core.secret import Secret
 from appliance.model.principal import MASTER
 from appliance.services.master_key import ApiKeys, KeyFile, MasterKey, MasterKeyState
-from appliance.store.base import Statement
+from appliance.store.base import Consistency, Row, Statement
 from appliance.store.sqlite import SqliteStore
 from tests.support.clock import ManualClock
 
@@ -87,6 +88,43 @@ async def test_a_file_that_others_can_reach_is_refused(
     with pytest.raises(Forbidden, match="chmod 600"):
         await master_key.ensure(file)
     assert await master_key.state() is MasterKeyState.NONE
+
+
+async def test_a_key_file_that_cannot_be_made_or_read_is_named(
+    master_key: MasterKey, tmp_path: Path
+) -> None:
+    for file in (tmp_path / "missing" / "master.key", tmp_path):
+        with pytest.raises(Invalid, match=f"{file} cannot be used"):
+            await master_key.ensure(file)
+    assert await master_key.state() is MasterKeyState.NONE
+
+
+class _ReadTogether:
+    """Answers two queries only when both were read."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+        self._both = asyncio.Barrier(2)
+        self.batch = store.batch
+        self.close = store.close
+
+    async def query(
+        self, statement: Statement, consistency: Consistency = Consistency.WEAK
+    ) -> list[Row]:
+        rows = await self._store.query(statement, consistency)
+        await self._both.wait()
+        return rows
+
+
+async def test_of_two_rotations_at_once_none_returns_a_key_that_does_not_work(
+    master_key: MasterKey, api_keys: ApiKeys, file: Path, store: SqliteStore, clock: ManualClock
+) -> None:
+    await master_key.ensure(file)
+    racing = MasterKey(_ReadTogether(store), clock)
+    ends = await asyncio.gather(racing.rotate(), racing.rotate(), return_exceptions=True)
+    [key] = [end for end in ends if isinstance(end, Secret)]
+    assert [type(end) for end in ends if end is not key] == [Conflict]
+    assert await api_keys.authenticate(key.reveal_text()) == MASTER
 
 
 async def test_an_old_file_does_not_bring_a_rotated_key_back(
