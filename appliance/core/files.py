@@ -66,8 +66,14 @@ def sync_directory(path: Path) -> None:
 
 
 def ensure_private_directory(path: Path) -> None:
-    """Create the directory (and its parents) for its owner alone; tighten it if it exists."""
+    """Create the directory (and its parents) for its owner alone; tighten it if it exists.
+
+    Raises:
+        Forbidden: it is made for all users to share, as /tmp is, and they would be locked out.
+    """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.stat().st_mode & stat.S_ISVTX:
+        raise Forbidden(f"{path} is shared by all users", hint="name a directory below it")
     path.chmod(0o700)
 
 
