@@ -7,15 +7,18 @@ from pathlib import Path
 import click
 
 from appliance.cli.client import ApiClient, segment
+from appliance.cli.lookup import Lookup
+from appliance.cli.nouns import NOUNS
 from appliance.cli.options import FILE, choice, output, remote
 from appliance.cli.output import Column, Format, field, moment, show_list, show_one
+from appliance.cli.resource import noun_group
 from appliance.cli.secret_files import require_absent, write_new
 from appliance.core.errors import Invalid, NotFound
 from appliance.core.text import escape_controls
 from appliance.model.agent import AgentType
 
 _COLUMNS = (
-    field("ID", "id"),
+    field("ID", "id", whole=True),
     field("NAME", "name"),
     field("TYPE", "type"),
     field("CREDENTIAL", "credential"),
@@ -29,9 +32,14 @@ _COLUMNS = (
 )
 
 
-@click.group()
-def agent() -> None:
-    """Agents: the processes of Kaktus and Kiwi nodes that do the work there."""
+_NOUN = NOUNS["agent"]
+
+agent = noun_group(_NOUN)  # `list` and `show` are replaced: sessions are more than the contract has
+
+
+def _path(client: ApiClient, text: str) -> str:
+    """Return the path of the agent that has this id or name."""
+    return f"/agents/{segment(Lookup(client).resolve(_NOUN, text))}"
 
 
 @agent.command("list", epilog="Example: kowabunga agent list -o wide")
@@ -42,13 +50,13 @@ def list_agents(client: ApiClient, form: Format) -> None:
     show_list(client.call("GET", "/agents"), _COLUMNS, form, "id")
 
 
-@agent.command(epilog="Example: kowabunga agent show 0198f2c41a3be0d5c4a1b2c3")
-@click.argument("agent_id", metavar="ID")
+@agent.command(epilog="Example: kowabunga agent show kaktus-1")
+@click.argument("text", metavar="AGENT")
 @output
 @remote
-def show(client: ApiClient, agent_id: str, form: Format) -> None:
+def show(client: ApiClient, text: str, form: Format) -> None:
     """Show one agent."""
-    show_one(client.call("GET", f"/agents/{segment(agent_id)}"), _COLUMNS, form, "id")
+    show_one(client.call("GET", _path(client, text)), _COLUMNS, form, "id")
 
 
 @agent.command(
@@ -89,39 +97,37 @@ def enrol(
     show_one(made, _COLUMNS, form, "id")
 
 
-@agent.command(
-    epilog="Example: kowabunga agent credential 0198f2c41a3be0d5c4a1b2c3 --output k.json"
-)
-@click.argument("agent_id", metavar="ID")
+@agent.command(epilog="Example: kowabunga agent credential kaktus-1 --output k.json")
+@click.argument("text", metavar="AGENT")
 @click.option("--output", "file", type=FILE, required=True, help="New file (0600) for the key.")
 @click.option("--new", is_flag=True, help="Issue a new key first, which ends the old one.")
 @remote
-def credential(client: ApiClient, agent_id: str, file: Path, new: bool) -> None:  # noqa: FBT001
+def credential(client: ApiClient, text: str, file: Path, new: bool) -> None:  # noqa: FBT001
     """Fetch the key of an agent, once, into a file for its node."""
     require_absent(file)
-    path = f"/agents/{segment(agent_id)}"
+    path = _path(client, text)
     if new:
         client.call("POST", f"{path}/key")
     answer = client.call("POST", f"{path}/credential")
     write_new(file, json.dumps(answer, indent=2).encode() + b"\n")
-    click.echo(f"The credential of agent {agent_id} is in {file}.", err=True)
+    click.echo(f"The credential of agent {text} is in {file}.", err=True)
 
 
-@agent.command(epilog="Example: kowabunga agent revoke 0198f2c41a3be0d5c4a1b2c3")
-@click.argument("agent_id", metavar="ID")
+@agent.command(epilog="Example: kowabunga agent revoke kaktus-1")
+@click.argument("text", metavar="AGENT")
 @remote
-def revoke(client: ApiClient, agent_id: str) -> None:
+def revoke(client: ApiClient, text: str) -> None:
     """End an agent's credential and its sessions; it comes back only with a new one."""
-    client.call("POST", f"/agents/{segment(agent_id)}/revoke")
+    client.call("POST", f"{_path(client, text)}/revoke")
 
 
-@agent.command(epilog="Example: kowabunga agent log 0198f2c41a3be0d5c4a1b2c3 --follow")
-@click.argument("agent_id", metavar="ID")
+@agent.command(epilog="Example: kowabunga agent log kaktus-1 --follow")
+@click.argument("text", metavar="AGENT")
 @click.option("--follow", "-f", is_flag=True, help="Go on with new lines.")
 @remote
-def log(client: ApiClient, agent_id: str, follow: bool) -> None:  # noqa: FBT001
+def log(client: ApiClient, text: str, follow: bool) -> None:  # noqa: FBT001
     """Print what an agent has logged lately."""
     query = {"follow": "true" if follow else "false"}
-    for line in client.lines(f"/agents/{segment(agent_id)}/log", query):
+    for line in client.lines(f"{_path(client, text)}/log", query):
         click.echo(escape_controls(line.decode("utf-8", "replace"), keep="\t"))
         sys.stdout.flush()

@@ -22,6 +22,7 @@ from appliance.core.files import read_private
 from appliance.model.node import is_loopback
 
 EXT: Final = "/api/ext/v1"
+V1: Final = "/api/v1"
 DEFAULT_SOCKET: Final = Path("/var/lib/kowabunga/run/api.sock")
 
 Json = Any  # what a JSON text may hold: the API's objects are passed on unchanged
@@ -31,6 +32,14 @@ class _Body(msgspec.Struct):
     status: int
     error: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the server answered to a request that it accepted; an empty body is None."""
+
+    status: int
+    body: Json
 
 
 class Refused(Exception):
@@ -92,10 +101,9 @@ class ApiClient:
             NoAnswer: it did not answer in time.
             Unavailable: it was not reached.
         """
-        content = self.call_raw(method, path, body=body, query=query, headers=headers)
-        return msgspec.json.decode(content) if content else None
+        return self.send(method, EXT + path, body=body, query=query, headers=headers).body
 
-    def call_raw(
+    def send(
         self,
         method: str,
         path: str,
@@ -103,17 +111,36 @@ class ApiClient:
         body: Json = None,
         query: Mapping[str, str | int] | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> bytes:
+    ) -> Answer:
+        """Send one request to a whole path, and return how it was answered.
+
+        Raises as `call` does.
+        """
+        status, content = self._fetch(method, path, body, query, headers)
+        return Answer(status, msgspec.json.decode(content) if content else None)
+
+    def call_raw(self, method: str, path: str, *, body: Json = None) -> bytes:
         """Do as `call` does, and return the answer as it came."""
+        _, content = self._fetch(method, EXT + path, body, None, None)
+        return content
+
+    def _fetch(
+        self,
+        method: str,
+        path: str,
+        body: Json,
+        query: Mapping[str, str | int] | None,
+        headers: Mapping[str, str] | None,
+    ) -> tuple[int, bytes]:
         sent = {"content-type": "application/json"} if body is not None else {}
         with self._stream(
             method, path, content=body, query=query, headers={**sent, **(headers or {})}
         ) as response:
-            return response.read()
+            return response.status_code, response.read()
 
     def lines(self, path: str, query: Mapping[str, str | int] | None = None) -> Generator[bytes]:
         """Yield the lines of a streamed answer as they come; raises as `call` does."""
-        with self._stream("GET", path, query=query, endless=True) as response:
+        with self._stream("GET", EXT + path, query=query, endless=True) as response:
             rest = b""
             for chunk in response.iter_bytes():
                 *whole, rest = (rest + chunk).split(b"\n")
@@ -136,7 +163,7 @@ class ApiClient:
         try:
             with self._http.stream(
                 method,
-                EXT + path,
+                path,
                 params=dict(query or {}),
                 headers=dict(headers or {}),
                 content=None if content is None else msgspec.json.encode(content),

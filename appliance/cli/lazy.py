@@ -7,13 +7,19 @@ from typing import Any
 
 import click
 
+from appliance.cli.noun import Noun
+
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """Where a noun's command lives ("package.module:attribute"), and its line in the help."""
+    """Where a noun's command lives ("package.module:attribute"), and its line in the help.
+
+    With a `noun`, a function lives there that makes the command of that noun.
+    """
 
     where: str
     about: str
+    noun: Noun | None = None
 
 
 class LazyGroup(click.Group):
@@ -27,8 +33,10 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self._branches:
             return super().get_command(ctx, cmd_name)
-        module, _, attribute = self._branches[cmd_name].where.partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        branch = self._branches[cmd_name]
+        module, _, attribute = branch.where.partition(":")
+        found: Any = getattr(importlib.import_module(module), attribute)
+        command: click.Command = found if branch.noun is None else found(branch.noun)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -10,12 +10,17 @@ from typing import Final
 import click
 
 from appliance.cli.lazy import Branch, LazyGroup
+from appliance.cli.nouns import NOUNS
 from appliance.core.version import VERSION, version_line
 
 _BRANCHES: Final = {
-    "agent": Branch("appliance.cli.agent:agent", "Agents: list, enrol, revoke, read their logs."),
+    **{
+        noun.name: Branch(noun.where, noun.about, None if noun.is_made_by_hand else noun)
+        for noun in NOUNS.values()
+    },
     "alarm": Branch("appliance.cli.alarm:alarm", "What the cluster wants its owner to look at."),
     "completion": Branch("appliance.cli.completion:completion", "Completion for a shell."),
+    "explain": Branch("appliance.cli.explain:explain", "What the fields of a noun mean."),
     "master-key": Branch(
         "appliance.cli.master_key:master_key", "Rotate or disable the master key."
     ),

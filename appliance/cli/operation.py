@@ -20,7 +20,7 @@ def _problem(item: Item) -> object:
 
 
 _COLUMNS = (
-    field("ID", "id"),
+    field("ID", "id", whole=True),
     field("KIND", "kind"),
     field("STATE", "state"),
     field("TARGETS", "targets"),

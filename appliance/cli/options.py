@@ -24,7 +24,9 @@ def choice(values: Iterable[str]) -> click.Choice[str]:
     return click.Choice([str(value) for value in values])
 
 
-def remote(command: Callable[Concatenate[ApiClient, P], R]) -> Callable[..., R]:
+def remote(
+    command: Callable[Concatenate[ApiClient, P], R], *, timeout_s: float = 300.0
+) -> Callable[..., R]:
     """Give a command the connection options, and an `ApiClient` as its first argument."""
 
     @click.option("--url", envvar="KOWABUNGA_URL", help="Kahuna to ask, https://host[:port].")
@@ -43,7 +45,7 @@ def remote(command: Callable[Concatenate[ApiClient, P], R]) -> Callable[..., R]:
         show_default=True,
     )
     @click.option(
-        "--timeout", default=300.0, show_default=True, help="Seconds to wait for an answer."
+        "--timeout", default=timeout_s, show_default=True, help="Seconds to wait for an answer."
     )
     @click.option("--debug", is_flag=True, help="Print request ids and tracebacks.")
     @functools.wraps(command)

@@ -5,6 +5,7 @@ Data goes to standard output. Text from the server is made harmless before a ter
 
 import json
 import shutil
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,10 +35,11 @@ class Column:
     title: str
     show: Callable[[Item], object]
     wide: bool = False  # only with -o wide
+    whole: bool = False  # never cut: what one copies
 
 
-def field(title: str, key: str, *, wide: bool = False) -> Column:
-    return Column(title, lambda item: item.get(key), wide)
+def field(title: str, key: str, *, wide: bool = False, whole: bool = False) -> Column:
+    return Column(title, lambda item: item.get(key), wide, whole)
 
 
 def moment(title: str, key: str, *, wide: bool = False) -> Column:
@@ -60,7 +62,7 @@ def show_list(items: list[Item], columns: Sequence[Column], form: Format, name: 
         for line in _table(items, columns, wide=form is Format.WIDE):
             click.echo(line)
     else:
-        _show_data(items, form)
+        show_data(items, form)
 
 
 def show_one(item: Item, columns: Sequence[Column], form: Format, name: str) -> None:
@@ -74,10 +76,10 @@ def show_one(item: Item, columns: Sequence[Column], form: Format, name: str) -> 
             if value:
                 click.echo(f"{column.title:<{width}}{_GAP}{value}")
     else:
-        _show_data(item, form)
+        show_data(item, form)
 
 
-def _show_data(data: Item | list[Item], form: Format) -> None:
+def show_data(data: Item | list[Item], form: Format) -> None:
     # Both writers escape everything beyond ASCII.
     if form is Format.JSON:
         click.echo(json.dumps(data, indent=2))
@@ -91,27 +93,52 @@ def _table(items: list[Item], columns: Sequence[Column], *, wide: bool) -> list[
     shown = [column for column in columns if wide or not column.wide]
     rows = [[column.title for column in shown]]
     rows += [[_text(column.show(item)) or "-" for column in shown] for item in items]
-    widths = [max(len(row[index]) for row in rows) for index in range(len(shown))]
+    widths = [max(_cells(row[index]) for row in rows) for index in range(len(shown))]
     if not wide:
-        _fit(widths, shutil.get_terminal_size(fallback=(80, 24)).columns)
+        whole = {index for index, column in enumerate(shown) if column.whole}
+        _fit(widths, whole, shutil.get_terminal_size(fallback=(80, 24)).columns)
     return [
         _GAP.join(
-            _cut(cell, width).ljust(width) for cell, width in zip(row, widths, strict=True)
+            _pad(_cut(cell, width), width) for cell, width in zip(row, widths, strict=True)
         ).rstrip()
         for row in rows
     ]
 
 
-def _fit(widths: list[int], room: int) -> None:
-    """Take from the widest column until the table fits."""
+def _fit(widths: list[int], whole: set[int], room: int) -> None:
+    """Take from the widest column that may be cut until the table fits."""
     excess = sum(widths) + len(_GAP) * (len(widths) - 1) - room
-    while excess > 0 and max(widths) > _NARROWEST:
-        widths[widths.index(max(widths))] -= 1
+    while excess > 0:
+        cuttable = [index for index in range(len(widths)) if index not in whole]
+        widest = max(cuttable, key=widths.__getitem__, default=None)
+        if widest is None or widths[widest] <= _NARROWEST:
+            return
+        widths[widest] -= 1
         excess -= 1
 
 
+def _cells(text: str) -> int:
+    """Return how many cells of a terminal the text takes."""
+    return len(text) if text.isascii() else sum(_width(character) for character in text)
+
+
+def _width(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
 def _cut(cell: str, width: int) -> str:
-    return cell if len(cell) <= width else cell[: width - 2] + ".."
+    if _cells(cell) <= width:
+        return cell
+    kept = cell
+    while _cells(kept) > width - 2:
+        kept = kept[:-1]
+    return kept + ".."
+
+
+def _pad(cell: str, width: int) -> str:
+    return cell + " " * (width - _cells(cell))
 
 
 def _text(value: object) -> str:
