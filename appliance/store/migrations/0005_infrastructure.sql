@@ -82,7 +82,7 @@ CREATE TABLE kaktus_agent (
     agent_type TEXT NOT NULL DEFAULT 'Kaktus' CHECK (agent_type = 'Kaktus'),
     PRIMARY KEY (kaktus_id, position),
     FOREIGN KEY (agent_id, agent_type) REFERENCES agent (id, type)
-) STRICT;
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE vnet (
     id TEXT PRIMARY KEY CHECK (length(id) = 24),

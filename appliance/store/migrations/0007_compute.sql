@@ -49,7 +49,7 @@ CREATE TABLE kaktus_load (
     instances INTEGER NOT NULL CHECK (instances >= 0),
     vcpus INTEGER NOT NULL CHECK (vcpus >= 0),
     memory_bytes INTEGER NOT NULL CHECK (memory_bytes >= 0)
-) STRICT;
+) STRICT, WITHOUT ROWID; -- read with every host in each placement
 
 CREATE TRIGGER kaktus_load_new AFTER INSERT ON kaktus BEGIN
     INSERT INTO kaktus_load (kaktus_id, instances, vcpus, memory_bytes) VALUES (NEW.id, 0, 0, 0);
