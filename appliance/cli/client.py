@@ -17,6 +17,7 @@ import click
 import httpx
 import msgspec
 
+from appliance.cli.failure import NoAnswer, Refused
 from appliance.core.errors import Invalid, NotFound, Unavailable
 from appliance.core.files import read_private
 from appliance.model.node import is_loopback
@@ -40,19 +41,6 @@ class Answer:
 
     status: int
     body: Json
-
-
-class Refused(Exception):
-    """The server answered, with a refusal."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.reason = reason
-
-
-class NoAnswer(Exception):
-    """The request was sent, but no answer came in time; what it asked for may go on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

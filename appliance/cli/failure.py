@@ -6,7 +6,6 @@ from typing import Any, Final
 
 import click
 
-from appliance.cli.client import NoAnswer, Refused
 from appliance.cli.exit_code import ExitCode, of_error, of_status
 from appliance.core.errors import KowabungaError
 from appliance.core.text import escape_controls
@@ -22,7 +21,20 @@ class Failed(Exception):
         self.code = code
 
 
-# An error of the client -> the code that tells it.
+class Refused(Exception):
+    """The server answered, with a refusal."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class NoAnswer(Exception):
+    """The request was sent, but no answer came in time; what it asked for may go on."""
+
+
+# An error of ours that is none of the taxonomy -> the code that tells it.
 _CODES: Final[Mapping[type[Exception], Callable[[Any], ExitCode]]] = {
     Refused: lambda error: of_status(error.status),
     NoAnswer: lambda _error: ExitCode.TIMED_OUT,

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-from appliance.cli.client import V1, ApiClient, Refused, segment
+from appliance.cli.client import V1, ApiClient, segment
+from appliance.cli.failure import Refused
 from appliance.cli.noun import Noun
 from appliance.cli.nouns import NOUNS
 from appliance.cli.output import Item

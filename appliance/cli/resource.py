@@ -21,9 +21,9 @@ from appliance.cli.arguments import (
     query_options,
     writable,
 )
-from appliance.cli.client import V1, Answer, ApiClient, NoAnswer, Refused, segment
+from appliance.cli.client import V1, Answer, ApiClient, segment
 from appliance.cli.exit_code import ExitCode
-from appliance.cli.failure import tell
+from appliance.cli.failure import NoAnswer, Refused, tell
 from appliance.cli.lookup import Lookup, path_of
 from appliance.cli.noun import Action, Noun, Reading
 from appliance.cli.nouns import NOUNS

@@ -9,9 +9,9 @@ import click
 import pytest
 
 from appliance.cli import exit_code, failure
-from appliance.cli.client import ApiClient, Connection, NoAnswer, Refused, segment
+from appliance.cli.client import ApiClient, Connection, segment
 from appliance.cli.exit_code import ExitCode, of_error, of_status
-from appliance.cli.failure import Failed, tell
+from appliance.cli.failure import Failed, NoAnswer, Refused, tell
 from appliance.cli.main import root, run
 from appliance.cli.output import Format, Item, field, moment, show_list
 from appliance.core import errors
