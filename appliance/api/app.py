@@ -18,6 +18,7 @@ from appliance.api.edge import request_id_of
 from appliance.api.ext import agents, alarms, health, kahuna, keys, operations, settings, sim, state
 from appliance.api.ext.document import document_route
 from appliance.api.guards import guard, principal_of, was_routed
+from appliance.api.page import page_route
 from appliance.api.problems import ProblemBody, answer
 from appliance.api.requests import MAX_BODY_BYTES, ApiRequest
 from appliance.api.services import Services
@@ -61,6 +62,7 @@ def create_app(
             v1_router(),
             ext_router(),
             document_route(ext_router, EXT_PATH, dependencies),
+            page_route(ext_router, EXT_PATH, dependencies),
             health.healthz,
             *further_routes,
         ],

@@ -79,9 +79,11 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                own = {name.lower() for name, _ in message["headers"]}
                 message["headers"] = [
                     *message["headers"],
-                    *_SECURITY_HEADERS,
+                    # A page with a style of its own has a policy of its own.
+                    *(header for header in _SECURITY_HEADERS if header[0] not in own),
                     (b"x-request-id", request_id.encode()),
                 ]
             await send(message)
