@@ -1,0 +1,192 @@
+"""Reconciliation on the real engine, store and dispatchers, before simulated nodes."""
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from appliance.core.ids import new_id
+from appliance.drivers.fake.compute import FakeComputeDriver
+from appliance.model.compute import (
+    Architecture,
+    DiskSpec,
+    DomainSpec,
+    ObservedDomain,
+    OsFamily,
+)
+from appliance.model.domain_state import DomainState
+from appliance.model.storage import RbdPool, VolumeSpec
+from appliance.operations.operation import Origin
+from appliance.resources.instance import INSTANCES
+from appliance.resources.instance_work import PowerAction
+from appliance.resources.kaktus import KAKTUS_CAPS, KAKTUSES
+from appliance.resources.kompute import KOMPUTES
+from appliance.services.verify import verify_world
+from tests.support.cloud import ASKED, GIB, Cloud, open_cloud
+
+POOL = RbdPool(pool="ssd", monitor_address="ceph.example", monitor_port=3300)
+
+
+@pytest_asyncio.fixture
+async def cloud(tmp_path: Path) -> AsyncGenerator[Cloud]:
+    async with open_cloud(tmp_path, hosts=1) as cloud:
+        yield cloud
+
+
+def driver(cloud: Cloud) -> FakeComputeDriver:
+    return cloud.nodes[cloud.agents[0]].node.compute
+
+
+async def domain(cloud: Cloud) -> ObservedDomain:
+    (only,) = await driver(cloud).list_domains()
+    return only
+
+
+async def look(cloud: Cloud) -> int:
+    """Look at the node, wait for what that starts, and return how many operations it was."""
+    await cloud.compute.reconciler.look(cloud.agents[0])
+    started = await cloud.engine.list(unfinished=True)
+    for operation in started:
+        assert operation.origin is Origin.RECONCILE
+        await cloud.engine.wait(operation.id, 10)
+    return len(started)
+
+
+async def is_clean(cloud: Cloud) -> bool:
+    return (await verify_world(cloud.store, cloud.nodes)).is_clean
+
+
+async def test_what_is_as_it_should_be_is_left_alone(cloud: Cloud) -> None:
+    await cloud.add_kompute("web")
+    assert await look(cloud) == 0
+    before = await cloud.contents()
+    assert await look(cloud) == 0
+    assert await cloud.contents() == before
+
+
+async def test_a_guest_that_shut_itself_down_stays_stopped(cloud: Cloud) -> None:
+    await cloud.add_kompute("web")
+    driver(cloud).shut_guest_down((await domain(cloud)).domain_id)
+    assert await look(cloud) == 0
+    assert await cloud.value("SELECT power FROM instance") == "stopped"
+    assert await look(cloud) == 0
+    assert (await domain(cloud)).state is DomainState.SHUTOFF
+    assert await is_clean(cloud)
+
+
+@pytest.mark.parametrize("accident", ["crash", "power cut"])
+async def test_a_crashed_guest_and_one_whose_host_rebooted_is_started(
+    cloud: Cloud, accident: str
+) -> None:
+    await cloud.add_kompute("web")
+    if accident == "crash":
+        driver(cloud).crash_domain((await domain(cloud)).domain_id)
+    else:
+        driver(cloud).power_cycle_host()
+    assert not await is_clean(cloud)
+    assert await look(cloud) == 1
+    assert (await domain(cloud)).state is DomainState.RUNNING
+    assert await is_clean(cloud)
+
+
+async def test_a_stopped_machine_stays_so_over_a_power_cut(cloud: Cloud) -> None:
+    made = await cloud.add_kompute("web")
+    begun = await cloud.compute.machines.act(ASKED, KOMPUTES, str(made.id), PowerAction.STOP)
+    await begun.outcome()
+    driver(cloud).power_cycle_host()
+    assert await look(cloud) == 0
+    assert (await domain(cloud)).state is DomainState.SHUTOFF
+
+
+async def test_a_lost_domain_is_defined_and_started_again(cloud: Cloud) -> None:
+    await cloud.add_kompute("web")
+    await driver(cloud).ensure_domain_absent((await domain(cloud)).domain_id)
+    assert await look(cloud) == 1
+    assert (await domain(cloud)).state is DomainState.RUNNING
+    assert await is_clean(cloud)
+
+
+async def test_a_lost_disk_is_reported_and_never_made_anew(cloud: Cloud) -> None:
+    volume = await cloud.add_volume("data")
+    node = cloud.nodes[cloud.agents[0]].node
+    await node.storage.ensure_image_absent(POOL, volume)
+    assert await look(cloud) == 0
+    assert [alarm.kind for alarm in await cloud.alarms.list()] == ["image_missing"]
+    verdict = await verify_world(cloud.store, cloud.nodes)
+    assert [each.target for each in verdict.differences] == [f"volume/{volume}"]
+
+
+async def test_what_nobody_knows_is_reported_and_never_touched(cloud: Cloud) -> None:
+    await cloud.add_instance("web")
+    node = cloud.nodes[cloud.agents[0]].node
+    stray = new_id()
+    await node.storage.ensure_image(POOL, VolumeSpec(image_id=stray, size_bytes=GIB))
+    (known,) = await node.compute.list_domains()
+    foreign = await _stray_domain(cloud, stray)
+    assert await look(cloud) == 0
+    alarms = {(alarm.kind, alarm.target) for alarm in await cloud.alarms.list()}
+    assert alarms == {
+        ("image_unknown", f"image/{stray}"),
+        ("domain_unknown", f"instance/{foreign}"),
+    }
+    assert {each.domain_id for each in await node.compute.list_domains()} == {
+        known.domain_id,
+        foreign,
+    }
+
+
+async def test_a_rename_reaches_the_definition_in_the_end(cloud: Cloud) -> None:
+    instance_id = await cloud.add_instance("web")
+    instance = await cloud.catalog.get(INSTANCES, instance_id)
+    instance.name = "www"
+    await (await cloud.compute.instances.update(ASKED, instance_id, instance)).outcome()
+    assert await look(cloud) == 1
+    assert (await domain(cloud)).name == "www"
+    assert await is_clean(cloud)
+
+
+async def test_caps_and_statistics_are_recorded(cloud: Cloud) -> None:
+    await look(cloud)
+    caps = await cloud.catalog.get_part(KAKTUSES, KAKTUS_CAPS, cloud.hosts[0])
+    assert (caps.cpu.vendor, caps.cpu.threads, caps.memory) == ("Simulated", 64, 256 * GIB)
+    assert await cloud.value("SELECT capacity_bytes FROM storage_pool") == 10 * 1024**4
+
+
+async def test_a_user_overrides_reconciliation(cloud: Cloud) -> None:
+    made = await cloud.add_kompute("web")
+    driver(cloud).power_cycle_host()
+    gate = cloud.nodes.hold("compute.ensure_domain")
+    await cloud.compute.reconciler.look(cloud.agents[0])
+    begun = await cloud.compute.machines.act(ASKED, KOMPUTES, str(made.id), PowerAction.STOP)
+    gate.open()
+    await begun.outcome()
+    assert (await domain(cloud)).state is DomainState.SHUTOFF
+    assert await cloud.value("SELECT power FROM instance") == "stopped"
+
+
+async def test_a_node_that_does_not_answer_is_looked_at_the_next_time(cloud: Cloud) -> None:
+    await cloud.add_kompute("web")
+    driver(cloud).power_cycle_host()
+    cloud.nodes[cloud.agents[0]].connected = False
+    assert await look(cloud) == 0
+    assert (await verify_world(cloud.store, cloud.nodes)).unseen
+    cloud.nodes[cloud.agents[0]].connected = True
+    assert await look(cloud) == 1
+    assert await is_clean(cloud)
+
+
+async def _stray_domain(cloud: Cloud, image_id: str) -> str:
+    node = cloud.nodes[cloud.agents[0]].node
+    spec = DomainSpec(
+        domain_id=new_id(),
+        name="stray",
+        vcpus=1,
+        memory_bytes=GIB,
+        os=OsFamily.LINUX,
+        architecture=Architecture.X86_64,
+        disks=(DiskSpec(storage_pool=POOL, image_id=image_id),),
+        generation=1,
+    )
+    await node.compute.ensure_domain(spec)
+    return spec.domain_id
