@@ -12,7 +12,7 @@ from appliance.api.v1.agents import AGENT_ROUTES
 from appliance.api.v1.compute import COMPUTE_ROUTES
 from appliance.api.v1.document import document_route
 from appliance.api.v1.projects import PROJECT_ROUTES
-from appliance.api.v1.route import Route, handler_of
+from appliance.api.v1.route import Call, Route, handler_of
 from appliance.api.v1.standard import (
     create,
     delete,
@@ -23,10 +23,10 @@ from appliance.api.v1.standard import (
     set_default,
     update,
 )
-from appliance.resources.kaktus import KAKTUS_CAPS, KAKTUSES, list_instances
+from appliance.resources.kaktus import KAKTUS_CAPS, KAKTUSES, Kaktus, list_instances
 from appliance.resources.kiwi import KIWIS
 from appliance.resources.region import REGIONS
-from appliance.resources.storage_pool import STORAGE_POOLS, list_volumes
+from appliance.resources.storage_pool import STORAGE_POOLS, StoragePool, list_volumes
 from appliance.resources.subnet import SUBNETS
 from appliance.resources.team import TEAMS
 from appliance.resources.vnet import VNETS
@@ -45,6 +45,13 @@ _VNET: Final = "/vnet/{vnetId}"
 _SUBNET: Final = "/subnet/{subnetId}"
 _POOL: Final = "/pool/{poolId}"
 _TEAM: Final = "/team/{teamId}"
+
+
+def _look_soon(call: Call, node: Kaktus | StoragePool) -> None:
+    """Have the agents of a node looked at: they may have been connected long before it was made."""
+    for agent_id in node.agents:
+        call.services.compute.reconciler.agent_connected(agent_id)
+
 
 ROUTES: Final[tuple[Route, ...]] = (
     list_all(REGIONS, "/region", "ListRegions", "region", who=_ALL),
@@ -79,7 +86,15 @@ ROUTES: Final[tuple[Route, ...]] = (
     update(KIWIS, _KIWI, "UpdateKiwi", "kiwi", who=_ADMIN),
     delete(KIWIS, _KIWI, "DeleteKiwi", "kiwi", who=_ADMIN),
     list_all(KAKTUSES, "/kaktus", "ListKaktuss", "kaktus", who=_ADMIN),
-    create(KAKTUSES, ZONES, _ZONE + "/kaktus", "CreateKaktus", "zone kaktus", who=_ADMIN),
+    create(
+        KAKTUSES,
+        ZONES,
+        _ZONE + "/kaktus",
+        "CreateKaktus",
+        "zone kaktus",
+        who=_ADMIN,
+        after=_look_soon,
+    ),
     list_below(
         KAKTUSES.list_children_ids,
         ZONES,
@@ -89,7 +104,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         who=_ADMIN,
     ),
     read(KAKTUSES, _KAKTUS, "ReadKaktus", "kaktus", who=_ADMIN),
-    update(KAKTUSES, _KAKTUS, "UpdateKaktus", "kaktus", who=_ADMIN),
+    update(KAKTUSES, _KAKTUS, "UpdateKaktus", "kaktus", who=_ADMIN, after=_look_soon),
     delete(KAKTUSES, _KAKTUS, "DeleteKaktus", "kaktus", who=_ADMIN),
     read_part(
         KAKTUSES,
@@ -143,7 +158,13 @@ ROUTES: Final[tuple[Route, ...]] = (
     ),
     list_all(STORAGE_POOLS, "/pool", "ListStoragePools", "pool", who=_ADMIN),
     create(
-        STORAGE_POOLS, REGIONS, _REGION + "/pool", "CreateStoragePool", "region pool", who=_ADMIN
+        STORAGE_POOLS,
+        REGIONS,
+        _REGION + "/pool",
+        "CreateStoragePool",
+        "region pool",
+        who=_ADMIN,
+        after=_look_soon,
     ),
     list_below(
         STORAGE_POOLS.list_children_ids,
@@ -154,7 +175,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         who=_ADMIN,
     ),
     read(STORAGE_POOLS, _POOL, "ReadStoragePool", "pool", who=_ADMIN),
-    update(STORAGE_POOLS, _POOL, "UpdateStoragePool", "pool", who=_ADMIN),
+    update(STORAGE_POOLS, _POOL, "UpdateStoragePool", "pool", who=_ADMIN, after=_look_soon),
     delete(STORAGE_POOLS, _POOL, "DeleteStoragePool", "pool", who=_ADMIN),
     set_default(
         STORAGE_POOLS,

@@ -5,6 +5,7 @@ words with blanks between; the last id in the path is that of the object or of i
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from appliance.api.guards import Allow
 from appliance.api.v1.route import Call, Route
@@ -12,6 +13,11 @@ from appliance.services.catalog import AnyPart, AnyTable, AnyView
 from appliance.store.base import Statement
 
 Below = Callable[[str], Statement]  # selects ids by the id of their parent
+After = Callable[[Call, Any], None]  # is handed the object as it is answered
+
+
+def nothing_after(_call: Call, _answer: object) -> None:
+    return
 
 
 def list_all(table: AnyView, path: str, operation_id: str, tags: str, *, who: Allow) -> Route:
@@ -63,10 +69,13 @@ def create(
     tags: str,
     *,
     who: Allow,
+    after: After = nothing_after,
 ) -> Route:
     async def call(call: Call) -> object:
         parent_id = "" if parent is None else call.last_id
-        return await call.services.catalog.create(table, call.body, parent, parent_id)
+        made = await call.services.catalog.create(table, call.body, parent, parent_id)
+        after(call, made)
+        return made
 
     return Route(
         method="POST",
@@ -112,9 +121,19 @@ def read_part(
     )
 
 
-def update(table: AnyTable, path: str, operation_id: str, tags: str, *, who: Allow) -> Route:
+def update(
+    table: AnyTable,
+    path: str,
+    operation_id: str,
+    tags: str,
+    *,
+    who: Allow,
+    after: After = nothing_after,
+) -> Route:
     async def call(call: Call) -> object:
-        return await call.services.catalog.update(table, call.last_id, call.body)
+        changed = await call.services.catalog.update(table, call.last_id, call.body)
+        after(call, changed)
+        return changed
 
     return Route(
         method="PUT",
