@@ -90,7 +90,7 @@ _ALL: Final = (
         plural="kaktuses",
         below=("zone",),
         references={"agents": "agent"},
-        columns=("overcommit_cpu_ratio", "overcommit_memory_ratio", "agents"),
+        columns=("agents", "description"),
         readings=(
             Reading(
                 verb="caps",

@@ -42,6 +42,16 @@ def compare(noun: Noun, fields: Sequence[Field], before: Item, after: Item) -> t
     )
 
 
+def body_of(fields: Sequence[Field], wanted: Item, changes: Sequence[Change]) -> Item:
+    """Return what a PUT sends: what changes, and what the API insists on.
+
+    All else others may change meanwhile, and nobody here has a say in it.
+    """
+    sent = {change.field.path[0] for change in changes}
+    sent |= {field.path[0] for field in fields if field.needed}
+    return {key: value for key, value in wanted.items() if key in sent}
+
+
 def show_plan(noun: Noun, steps: Sequence[Step], form: Format, *, quiet: bool = False) -> ExitCode:
     """Print the steps; the code tells whether there are any."""
     if quiet or form is Format.NAME:

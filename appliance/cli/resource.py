@@ -29,7 +29,7 @@ from appliance.cli.noun import Action, Noun, Reading
 from appliance.cli.nouns import NOUNS
 from appliance.cli.options import output, remote
 from appliance.cli.output import Column, Format, Item, field, show_list, show_one
-from appliance.cli.plan import Step, compare, show_plan
+from appliance.cli.plan import Step, body_of, compare, show_plan
 from appliance.cli.progress import progress
 from appliance.cli.shape import Field, columns_of, fields_of, load
 from appliance.core.errors import Conflict, Invalid
@@ -234,10 +234,7 @@ def _set(kit: _Kit) -> click.Command:
         if not changes:
             kit.show(stored, show)
             return ExitCode.DONE
-        # What nobody changed is sent only where the API insists: others may change it meanwhile.
-        sent = {each.field.path[0] for each in changes}
-        sent |= {field.path[0] for field in fields if field.needed}
-        body = {key: value for key, value in wanted.items() if key in sent}
+        body = body_of(fields, wanted, changes)
         with progress(f"set {kit.label(stored)}"):
             answer = client.send("PUT", path_of(noun, object_id), body=body, headers=change.headers)
         _told(kit, answer, show)
