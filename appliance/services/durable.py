@@ -42,8 +42,8 @@ T = TypeVar("T")
 CREATE_S: Final = 1740.0
 CHANGE_S: Final = 285.0
 
-# What the agents themselves say about a create is told as it is; the rest is trouble of ours.
-_TOLD: Final = (Invalid, InsufficientResource, Unavailable, DeadlineExceeded, Cancelled)
+# What is wrong with the request itself is told as it is; the rest is trouble of ours.
+_TOLD: Final = (Invalid, InsufficientResource, Cancelled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,8 +312,10 @@ def _failure(operation: Operation, kind: OperationKind[Work]) -> KowabungaError:
     if kind.on_failure is OnFailure.UNDO:
         if isinstance(told, _TOLD):
             return told
-        return DriverError(
-            f"operation {operation.id} failed and was undone: {told.detail}", hint=told.hint
+        return (Unavailable if told.retryable else DriverError)(
+            f"operation {operation.id} failed and was undone: {told.detail}",
+            hint=told.hint,
+            operation=operation.id,
         )
     unknown = isinstance(told, DeadlineExceeded)
     return (DeadlineExceeded if unknown else Unavailable)(
