@@ -15,7 +15,18 @@ from litestar.types import ControllerRouterHandler
 
 from appliance.api.asgi import AsgiApp
 from appliance.api.edge import request_id_of
-from appliance.api.ext import agents, alarms, health, kahuna, keys, operations, settings, sim, state
+from appliance.api.ext import (
+    agents,
+    alarms,
+    health,
+    kahuna,
+    keys,
+    operations,
+    placement,
+    settings,
+    sim,
+    state,
+)
 from appliance.api.ext.document import document_route
 from appliance.api.guards import guard, principal_of, was_routed
 from appliance.api.page import page_route
@@ -39,6 +50,7 @@ def ext_router() -> Router:
             kahuna.get_kahuna,
             keys.KeyController,
             operations.OperationController,
+            placement.PlacementController,
             settings.SettingController,
             sim.SimulationController,
             state.verify_state,

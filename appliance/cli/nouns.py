@@ -176,6 +176,7 @@ _ALL: Final = (
             ),
         ),
         example="shop --team infra --region eu-west --quota-vcpus 16 --quota-memory 64GiB",
+        where="appliance.cli.placement:project",
     ),
     Noun(
         name="volume",
@@ -240,6 +241,7 @@ _ALL: Final = (
         readings=(_STATE,),
         actions=_POWER,
         example="web --project shop --zone eu-west-a --vcpus 2 --memory 4GiB --disk 20GiB",
+        where="appliance.cli.placement:kompute",
     ),
 )
 

@@ -207,6 +207,15 @@ def growth_guard(instance_id: str, *, vcpus: int, memory_bytes: int) -> Statemen
     )
 
 
+def spread_of(project_id: str) -> Statement:
+    """Select one row: the project's `spread`."""
+    return Statement(
+        "SELECT coalesce((SELECT spread FROM project_placement WHERE project_id = ?), 'soft')"
+        " AS spread",
+        (project_id,),
+    )
+
+
 def set_spread(project_id: str, spread: Spread) -> Statement:
     return Statement(
         "INSERT INTO project_placement (project_id, spread) VALUES (?, ?)"

@@ -45,7 +45,7 @@ from appliance.resources.kompute_parts import (
     insert_parts,
 )
 from appliance.resources.kompute_work import KOMPUTE_CREATE, KOMPUTE_DELETE, KOMPUTE_UPDATE
-from appliance.resources.placement import growth_guard, room_guard
+from appliance.resources.placement import Decision, growth_guard, room_guard
 from appliance.resources.project import (
     PROJECTS,
     Demand,
@@ -53,6 +53,7 @@ from appliance.resources.project import (
     quota_guard,
     subnet_in_region,
 )
+from appliance.resources.sizes import MAX_DISK_BYTES, check_memory, check_vcpus
 from appliance.resources.work import Work
 from appliance.resources.zone import ZONES
 from appliance.services.adapters import NO_ADDRESS_LEFT, no_address_left
@@ -285,6 +286,42 @@ class Komputes:
 
         return await self._durable.begin_delete(
             asked, KOMPUTE_DELETE, target("kompute", kompute_id), KOMPUTE_CREATE, prepare
+        )
+
+    async def explain(
+        self,
+        project_id: str,
+        zone_id: str,
+        *,
+        vcpus: int,
+        memory_bytes: int,
+        options: KomputeOptions,
+    ) -> Decision:
+        """Return where such a machine would go, and why not elsewhere; nothing is promised.
+
+        Raises:
+            NotFound: the project or the zone does not exist.
+            Invalid: a size is out of bounds, or there is no such pool or template.
+        """
+        await self._catalog.require(PROJECTS, project_id)
+        await self._catalog.require(ZONES, zone_id)
+        check_vcpus(vcpus)
+        check_memory(memory_bytes)
+        zone = await self._durable.require(RegionOfZone, region_of_zone(zone_id), f"zone {zone_id}")
+        pool = await choose_pool(self._durable, zone.region_id, options.pool_id)
+        template = await choose_template(
+            self._durable, pool, options.template_id, MAX_DISK_BYTES, "disk"
+        )
+        return await self._placement.explain(
+            Needs(
+                instance_id=new_id(),
+                zone_id=zone_id,
+                project_id=project_id,
+                vcpus=vcpus,
+                memory_bytes=memory_bytes,
+                architecture=template.architecture,
+                agents=pool.local_agents,
+            )
         )
 
     async def _choose_sources(

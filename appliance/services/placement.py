@@ -17,6 +17,8 @@ from appliance.resources.placement import (
     hosts_of_zone,
     place,
     refuse,
+    set_spread,
+    spread_of,
 )
 from appliance.rpc.gateway import AgentGateway
 from appliance.store.base import Consistency, Store
@@ -72,6 +74,15 @@ class Placement:
         """Return what `choose` would do, with the reason against each host that it refuses."""
         _, decision = await self._decide(needs)
         return decision
+
+    async def spread_of(self, project_id: str) -> Spread:
+        """Return how the machines of a project keep apart."""
+        (row,) = await self._store.query(spread_of(project_id))
+        return Spread(str(row["spread"]))
+
+    async def set_spread(self, project_id: str, spread: Spread) -> None:
+        """Decide it for the machines that are made from now on; those that run stay."""
+        await self._store.batch([set_spread(project_id, spread)])
 
     async def _decide(self, needs: Needs) -> tuple[Wanted, Decision]:
         (row,) = await self._store.query(

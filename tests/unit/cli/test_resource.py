@@ -263,6 +263,36 @@ def test_no_room_exits_7(cli: Cli) -> None:
     assert "host-1: its whole memory is" in refused.err
 
 
+def test_placement_is_explained_host_by_host_and_promises_nothing(cli: Cli) -> None:
+    build_cloud(cli)
+    new(cli, "kaktus host-2 --zone eu-a")
+    words = ("kompute", "explain", "--project", "shop", "--zone", "eu-a", "--vcpus", 1, "--memory")
+    found = ask(cli, *words, "1GiB", "--pool", "ssd", "--template", "debian")
+    assert found["host_name"] == "host-1"
+    assert [(each["host_name"], each["reason"]) for each in found["refused"]] == [
+        ("host-2", "no agent acts for it")
+    ]
+    assert "it would go here" in ok(cli(*words, "1GiB")).out
+    nowhere = cli(*words, "1T")
+    assert nowhere.code == ExitCode.PRECONDITION
+    assert "host-1" in nowhere.out
+    assert cli(*words, "1").code == ExitCode.USAGE
+    assert ask(cli, "kompute", "list") == []
+
+
+def test_machines_of_a_project_keep_apart_as_it_says(cli: Cli) -> None:
+    build_cloud(cli)
+    assert ok(cli("project", "spread", "shop", "-o", "name")).out == "soft\n"
+    assert cli("project", "spread", "shop", "hard", "--plan").code == ExitCode.PLAN_HAS_CHANGES
+    assert ask(cli, "project", "spread", "shop") == {"spread": "soft"}
+    assert ask(cli, "project", "spread", "shop", "hard") == {"spread": "hard"}
+    ok(cli(*MACHINE))
+    second = cli("kompute", "create", "web-2", *MACHINE[3:])
+    assert second.code == ExitCode.PRECONDITION
+    assert "must be apart" in second.err
+    assert cli("project", "spread", "f" * 24, "hard").code == ExitCode.NOT_FOUND
+
+
 def test_explain_needs_no_server(cli: Cli) -> None:
     told = ok(cli("explain", "kompute.disk")).out
     assert "disk  size" in told
