@@ -34,7 +34,7 @@ template create debian-13 --pool ssd --source https://images.example.org/debian-
 template default debian-13 --pool ssd
 team create infra
 project create shop --team infra --region eu-west --quota-vcpus 8 --quota-memory 16GiB
-kompute create web --project shop --zone eu-west-a --vcpus 2 --memory 4GiB --disk 20GiB --data-disk 5G
+kompute create web --project shop --zone eu-west-a --vcpus 2 --memory 4GiB --disk 20G --data-disk 5G
 """
 _BACK = """
 kompute delete web
