@@ -6,6 +6,7 @@ from litestar.di import NamedDependency
 
 from appliance.api.guards import Allow, allow
 from appliance.api.services import Services
+from appliance.services.verify import verify_world
 from appliance.store.verify import verify
 
 
@@ -23,5 +24,9 @@ class Verification(msgspec.Struct, frozen=True):
     opt=allow(Allow.SUPER_ADMIN),
 )
 async def verify_state(services: NamedDependency[Services]) -> Verification:
-    """Check the whole database: its structure, and every reference in it."""
-    return Verification(await verify(services.store))
+    """Check the whole database, and whether every machine and disk in it exists on its node."""
+    findings = await verify(services.store)
+    world = await verify_world(services.store, services.hub)
+    findings += [f"{each.target}: {each.detail}" for each in world.differences]
+    findings += [f"{each} (not looked at)" for each in world.unseen]
+    return Verification(findings)

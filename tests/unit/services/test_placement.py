@@ -192,3 +192,17 @@ async def _outcome(
     except InsufficientResource:
         return "refused"
     return "made"
+
+
+async def test_a_question_is_answered_and_nothing_is_made(cloud: Cloud) -> None:
+    before = await cloud.contents()
+    decision = await cloud.compute.komputes.explain(
+        cloud.project, cloud.zone, vcpus=1000, memory_bytes=GIB, options=KomputeOptions()
+    )
+    assert decision.host is None
+    assert [refusal.host_name for refusal in decision.refusals] == [
+        "kaktus-0",
+        "kaktus-1",
+        "kaktus-2",
+    ]
+    assert await cloud.contents() == before
