@@ -106,6 +106,9 @@ def test_a_change_without_a_difference_is_done_already(cli: Cli) -> None:
     before = ask(cli, "region", "show", "eu")
     assert ask(cli, "region", "set", "eu", "--domain", "eu.example.org") == before
     assert ask(cli, "region", "set", "eu") == before
+    words = ("region", "set", "eu", "--debug", "--domain")
+    assert "debug: PUT" not in cli(*words, "eu.example.org").err
+    assert "debug: PUT" in cli(*words, "new.example.org").err
 
 
 def test_every_other_mutation_has_a_plan_that_writes_nothing(cli: Cli) -> None:
