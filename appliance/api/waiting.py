@@ -14,8 +14,7 @@ from litestar.connection import Request
 from appliance.api.services import Services
 from appliance.core.errors import DeadlineExceeded, KowabungaError, from_problem
 from appliance.operations.operation import Operation, State
-
-CHANGE_S: Final = 285.0  # under the five minutes of the contract's clients
+from appliance.services.durable import CHANGE_S
 
 _RESPOND_ASYNC: Final = re.compile(r"(?:^|,)\s*respond-async\s*(?:;|,|$)", re.IGNORECASE)
 
