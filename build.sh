@@ -19,7 +19,7 @@ usage: ./build.sh VERB [ARGUMENTS]
   lint     formatter, linter, shellcheck
   types    mypy and basedpyright, both strict
   arch     imports point one way
-  test     lint, types, arch, then pytest; ARGUMENTS go to pytest
+  test     lint, types, arch, then pytest; ARGUMENTS go to pytest, --long first for the long runs
   check    what CI runs: test, with nothing skipped that CI must have
   bench    benchmarks; ARGUMENTS: [REPORT.json [NAME...]]
   zipapp   dist/kowabunga
@@ -120,6 +120,10 @@ arch() {
 }
 
 run_tests() {
+  if [[ ${1:-} == --long ]]; then
+    export KOWABUNGA_LONG_TESTS=1
+    shift
+  fi
   lint
   types
   arch
