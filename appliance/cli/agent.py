@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from appliance.cli.client import ApiClient, segment
+from appliance.cli.kit import Show, show_item, shown
 from appliance.cli.lookup import Lookup
 from appliance.cli.nouns import NOUNS
 from appliance.cli.options import FILE, choice, output, remote
@@ -43,20 +44,21 @@ def _path(client: ApiClient, text: str) -> str:
 
 
 @agent.command("list", epilog="Example: kowabunga agent list -o wide")
-@output
+@shown
 @remote
-def list_agents(client: ApiClient, form: Format) -> None:
+def list_agents(client: ApiClient, /, show: Show) -> None:
     """List agents, and whether they are connected to this Kahuna."""
+    form = Format.NAME if show.quiet else show.form
     show_list(client.call("GET", "/agents"), _COLUMNS, form, "id")
 
 
-@agent.command(epilog="Example: kowabunga agent show kaktus-1")
+@agent.command("show", epilog="Example: kowabunga agent show kaktus-1")
 @click.argument("text", metavar="AGENT")
-@output
+@shown
 @remote
-def show(client: ApiClient, text: str, form: Format) -> None:
+def show_agent(client: ApiClient, /, text: str, show: Show) -> None:
     """Show one agent."""
-    show_one(client.call("GET", _path(client, text)), _COLUMNS, form, "id")
+    show_item(client.call("GET", _path(client, text)), _COLUMNS, show, "id")
 
 
 @agent.command(

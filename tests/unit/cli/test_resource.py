@@ -43,6 +43,8 @@ def test_ids_and_names_are_accepted_for_objects_parents_and_references(cli: Cli)
     assert by_ids["agents"] == [agent_id]
     assert ask(cli, "zone", "list", "--region", "eu")[0]["id"] == zone_id
     assert ask(cli, "agent", "show", "k1")["id"] == agent_id
+    for words in (("agent", "list", "-q"), ("agent", "show", "k1", "-q")):
+        assert ok(cli(*words)).out.strip() == agent_id
 
 
 def test_an_unknown_name_exits_3_and_names_candidates(cli: Cli) -> None:
