@@ -14,7 +14,7 @@ from litestar import MediaType, Response
 from litestar.di import NamedDependency
 from litestar.handlers import HTTPRouteHandler
 
-from appliance.api.guards import Allow, allow
+from appliance.api.guards import Allow, allow, principal_of
 from appliance.api.problems import Malformed
 from appliance.api.requests import ApiRequest, decode_json
 from appliance.api.services import Services
@@ -99,9 +99,11 @@ def handler_of(route: Route) -> HTTPRouteHandler:
 
     async def handle(
         request: ApiRequest,
+        # One dependency only: for several the framework starts a group of tasks, per request.
         services: NamedDependency[Services],
-        principal: NamedDependency[Principal],
     ) -> Response[bytes]:
+        principal = principal_of(request.scope)
+        assert principal is not None, "no route of the contract is for anyone"
         body = await _decode(request, route.body) if route.body else None
         query = {query.name: _parse(route, query, request) for query in route.query}
         call = Call(services, principal, request.path_params, query, body, request)
