@@ -39,3 +39,9 @@ def test_faults_are_put_upon_a_node_and_listed(cli: Cli, cloud: Ready) -> None:
     assert cli("sim", "slow", "k1", "0").code == ExitCode.USAGE
     assert cli("sim", "cut", "nobody").code == ExitCode.NOT_FOUND
     assert "2.5x" in cli("sim", "list").out
+
+
+def test_nodes_are_simulated_only_by_a_simulation(cli: Cli) -> None:
+    refused = cli("serve", "--simulate-nodes", "3")
+    assert refused.code == ExitCode.USAGE
+    assert "--simulate-nodes needs --simulate" in refused.err
