@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from litestar import Litestar, MediaType, Response, Router, get
@@ -12,7 +12,14 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 
 from appliance.api.guards import Allow, allow
+from appliance.api.problems import ProblemBody
 from appliance.api.requests import ApiRequest
+
+_REFUSAL: Final = "Refusal"
+_REFUSED: Final = {
+    "description": "Refused; the reason says what failed, on which object, and what to do.",
+    "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{_REFUSAL}"}}},
+}
 
 
 def document_route(
@@ -42,7 +49,10 @@ def document_route(
 def describe(
     router: Router, dependencies: Mapping[str, Provide]
 ) -> dict[str, Any]:  # Any: a JSON document
-    """Return the document; unknown fields are refused, which the framework does not say itself."""
+    """Return the document.
+
+    The framework does not say itself that unknown fields are refused, nor how refusals look.
+    """
     schema = Litestar(
         route_handlers=[router],
         dependencies=dependencies,
@@ -69,4 +79,12 @@ def describe(
                 name = content["schema"].get("$ref", "").rpartition("/")[2]
                 if name:
                     schema["components"]["schemas"][name]["additionalProperties"] = False
+            answers = operation["responses"]
+            operation["responses"] = {
+                **{status: answer for status, answer in answers.items() if status < "400"},
+                "default": _REFUSED,
+            }
+    schema["components"]["schemas"][_REFUSAL] = msgspec.json.schema_components((ProblemBody,))[1][
+        ProblemBody.__name__
+    ]
     return schema

@@ -127,3 +127,15 @@ def test_texts_of_a_document_are_never_markup() -> None:
     assert reader.tags.count("script") == 1
     assert "img" not in reader.tags
     assert "&lt;script&gt;alert(1)" in page
+
+
+async def test_the_document_of_the_extensions_tells_how_refusals_look(
+    master: httpx.AsyncClient,
+) -> None:
+    document = (await master.get("/api/ext/v1/openapi.json")).json()
+    refusal = document["components"]["schemas"]["Refusal"]
+    refused = (await master.get("/api/ext/v1/agents/nobody")).json()
+    assert refused.keys() == refusal["properties"].keys() == set(refusal["required"])
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            assert [status for status in operation["responses"] if status >= "400"] == ["default"]
