@@ -6,7 +6,9 @@ file sees is what counts.
 """
 
 import difflib
+import os
 import re
+import stat
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -57,8 +59,14 @@ def load(path: Path, kind: type[T]) -> T:
 def read(path: Path) -> bytes:
     """Read a file, of a huge one only enough for `parse` to refuse it. Raises as `load` does."""
     try:
-        with path.open("rb") as file:
-            return file.read(SIZE_LIMIT_BYTES + 1)
+        # Not blocking: a named pipe would make us wait for ever for somebody to write into it.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise Invalid(f"{path}: cannot be read: not a regular file", file=str(path))
+            return os.read(handle, SIZE_LIMIT_BYTES + 1)
+        finally:
+            os.close(handle)
     except FileNotFoundError:
         raise
     except OSError as failed:

@@ -1,5 +1,6 @@
 """The node file is right as a whole, or refused with the place and the reason."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -119,7 +120,7 @@ def test_deep_nesting_is_refused() -> None:
 def test_a_file_that_cannot_be_read_is_refused_and_a_missing_one_is_told_apart(
     tmp_path: Path,
 ) -> None:
-    with pytest.raises(Invalid, match="Is a directory"):
+    with pytest.raises(Invalid, match="not a regular file"):
         load(tmp_path, NodeConfig)
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "missing.yaml", NodeConfig)
@@ -142,3 +143,12 @@ def test_the_generated_pages_are_up_to_date() -> None:
     hint = "run: ./build.sh docs"
     assert (_DOCS / "node.md").read_text() == reference_page(), hint
     assert (_DOCS / "node.example.yaml").read_text() == example(), hint
+
+
+def test_a_named_pipe_in_the_place_of_the_file_is_refused_and_not_waited_for(
+    tmp_path: Path,
+) -> None:
+    pipe = tmp_path / "node.yaml"
+    os.mkfifo(pipe)
+    with pytest.raises(Invalid, match="not a regular file"):
+        load(pipe, NodeConfig)
