@@ -110,14 +110,19 @@ def start_detached(
 
 
 async def terminate(process: Process, *, grace_s: float) -> None:
-    """Ask a child to end, and kill it with all that it started after `grace_s`."""
-    if process.returncode is None:
-        with suppress(ProcessLookupError):
-            process.terminate()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(grace_s):
-                await process.wait()
-    await kill(process)
+    """Ask a child to end, and kill it with all that it started after `grace_s`.
+
+    Cancelling it cuts the grace short: nothing is left running.
+    """
+    try:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.terminate()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace_s):
+                    await process.wait()
+    finally:
+        await kill(process)
 
 
 async def kill(process: Process) -> None:

@@ -130,3 +130,14 @@ def test_a_detached_process_has_its_own_session_and_writes_to_its_log(tmp_path: 
 def test_a_detached_process_that_cannot_start_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DriverError, match="cannot be started: No such file"):
         command.start_detached(["/no/such/tool"], log=tmp_path / "log")
+
+
+async def test_nothing_is_left_of_a_child_whose_ending_is_cut_short() -> None:
+    child = await command.start(["sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.01; done"])
+    assert child.stdout is not None
+    await child.stdout.readline()
+    async with asyncio.TaskGroup() as group:
+        ending = group.create_task(command.terminate(child, grace_s=60))
+        await asyncio.sleep(0)
+        ending.cancel()
+    assert child.returncode is not None
