@@ -33,6 +33,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
 
     role: Role
     node: NodeConfig
+    supervisor: int = 0  # the process that must not be outlived; known when it is sent
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -69,12 +70,13 @@ def serve_assignment() -> None:
 
     Whatever it raises, the supervisor has been told why.
     """
-    die_with_parent(os.getppid())
     reports = _Reports()
     line = sys.stdin.buffer.readline()
     if not line:
         raise Invalid("no assignment", hint="kowabunga serve starts this, nobody else")
     assignment = msgspec.json.decode(line, type=Assignment)
+    # By its number: if it died before this line, somebody else is our parent already.
+    die_with_parent(assignment.supervisor)
     configure_logs(assignment.node.log_level, text=False)
     try:
         run_service(_play(assignment, reports))

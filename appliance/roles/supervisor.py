@@ -116,10 +116,10 @@ class Supervisor:
 
     def _last_applied(self) -> NodeConfig:
         """Return what was in force before this start: a broken file must not cut a node off."""
-        content = read_node_file(self._files.applied)
         try:
+            content = read_node_file(self._files.applied)
             return self._files.parse(content) if content is not None else NodeConfig()
-        except Invalid as refused:  # written by another release
+        except Invalid as refused:  # written by another release, or damaged
             _log.error("last_node_file_refused", error=str(refused))
             return NodeConfig()
 
@@ -127,7 +127,7 @@ class Supervisor:
         try:
             if content is not None and content != read_node_file(self._files.applied):
                 write_atomic(self._files.applied, content)
-        except OSError as failed:
+        except (OSError, Invalid) as failed:
             _log.warning("node_file_not_kept", file=str(self._files.applied), error=str(failed))
 
     async def _apply(self, node: NodeConfig, group: asyncio.TaskGroup) -> None:
@@ -185,7 +185,8 @@ class Supervisor:
         assert process.stdout is not None
         last = ""
         with suppress(BrokenPipeError, ConnectionResetError):
-            process.stdin.write(msgspec.json.encode(assignment) + b"\n")
+            sent = msgspec.structs.replace(assignment, supervisor=os.getpid())
+            process.stdin.write(msgspec.json.encode(sent) + b"\n")
             await process.stdin.drain()
         while line := await process.stdout.readline():
             report = msgspec.json.decode(line, type=Report)

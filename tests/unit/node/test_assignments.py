@@ -1,5 +1,8 @@
 """Each role is told what concerns it, and nothing else."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -67,3 +70,15 @@ def test_an_assignment_survives_the_way_to_its_process(node: NodeConfig) -> None
 def test_a_node_without_a_name_takes_the_machines() -> None:
     assert "." not in node_name(NodeConfig())
     assert node_name(NodeConfig()) != ""
+
+
+def test_a_role_whose_supervisor_died_before_it_looked_ends(node: NodeConfig) -> None:
+    sent = msgspec.structs.replace(assignments(node)[Role.KIWI], supervisor=1)
+    done = subprocess.run(
+        [sys.executable, "-m", "appliance", "role", "run", "kiwi"],
+        input=msgspec.json.encode(sent) + b"\n",
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, b"")

@@ -30,6 +30,10 @@ case $assignment in
   *'"name":"refuse"'*) echo '{"state":"failed","detail":"no disk"}'; exit 1 ;;
   *'"name":"babble"'*) echo 'not a report' ;;
   *'"name":"crash-kaktus"'*) [ "$1" != kaktus ] || exit 3 ;;
+  *'"name":"told"'*)
+    pid=${assignment##*'"supervisor":'}
+    echo '{"state":"running","detail":"up for '"${pid%%\\}*}"'"}'
+    exec cat ;;
 esac
 echo '{"state":"running","detail":"up"}'
 exec cat
@@ -298,6 +302,23 @@ async def test_the_status_names_nothing_but_what_it_should(node: Node) -> None:
         await node.settled()
         told = msgspec.json.decode(node.files.status.read_bytes())
         assert set(told) == {"pid", "version", "digest", "error", "roles"}
+
+
+async def test_a_copy_of_the_node_file_that_cannot_be_used_ends_no_role(node: Node) -> None:
+    node.files.applied.mkdir()
+    node.write("roles: [kahuna]\n")
+    async with node.supervised():
+        pid(await node.settled(), Role.KAHUNA)
+    node.write("roles: [\n")
+    async with node.supervised():
+        assert (await node.settled()).error is not None
+
+
+async def test_a_role_is_told_whom_it_must_not_outlive(node: Node) -> None:
+    node.write("roles: [kahuna]\nname: told\n")
+    async with node.supervised():
+        detail = (await node.settled()).roles[Role.KAHUNA].detail
+        assert detail == f"up for {os.getpid()}"
 
 
 _NOTHING = RoleStatus(state=RoleState.STOPPING, since_ms=0)
