@@ -82,6 +82,7 @@ class _Session:
     feed: EventFeed
     peer: Peer
     streams: set[ByteStream] = field(default_factory=set[ByteStream])
+    retired: "_Session | None" = None  # the one before, in its grace period
 
     @property
     def agent_id(self) -> str:
@@ -377,6 +378,10 @@ class Hub:
         self._all.add(session)
         if older is not None:
             older.peer.retire(self._limits.grace_s)
+            if older.retired is not None:  # one at a time: else an agent could have thousands
+                older.retired.close(CloseCode.REPLACED, "two newer sessions came")
+                older.retired = None
+            session.retired = older
         for callback in self._connected:
             callback(session.agent_id)
         return session

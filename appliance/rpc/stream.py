@@ -119,12 +119,19 @@ class StreamDesk:
 
     @contextmanager
     def expect(self, agent_id: str) -> Generator[Expected]:
-        """Make a token that is good for the life of the block."""
+        """Make a token that is good for the life of the block.
+
+        What arrived for a block that failed is closed: nobody else would ever do it.
+        """
         expected = Expected(agent_id)
         digest = _digest(expected.token)
         self._expected[digest] = expected
         try:
             yield expected
+        except BaseException:
+            if not expected.arrival.cancel() and not expected.arrival.cancelled():
+                expected.arrival.result().close(CloseCode.GOING_AWAY, "nobody waits any more")
+            raise
         finally:
             self._expected.pop(digest, None)
 

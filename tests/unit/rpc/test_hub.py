@@ -532,3 +532,33 @@ async def test_a_stream_that_nobody_dials_fails_after_10_seconds() -> None:
         await it.clock.advance(10.1)
         assert isinstance(await consuming, Unavailable)
         assert not it.hub._streams._expected
+
+
+async def test_a_stream_that_was_dialled_and_then_refused_is_closed() -> None:
+    async with lab() as it:
+        dialled: list[Wire] = []
+
+        async def dial_and_refuse(raw: msgspec.Raw, _: Command | None) -> Nothing:
+            wire = Wire(it.open_socket(stream=True))
+            dialled.append(wire)
+            token = msgspec.json.decode(raw, type=StreamOpen).token
+            await wire.send({"agent_id": AGENT, "token": token})
+            await settle()
+            raise Unavailable("not after all")
+
+        service = Handlers({"stream.open": dial_and_refuse})
+        await it.connect(it.directory.add(), service=service)
+        with pytest.raises(Unavailable, match="not after all"):
+            async with it.hub.open_stream(AGENT, "log", f"agent/{AGENT}"):
+                raise AssertionError("it was refused")
+        await dialled[0].expect_closed(CloseCode.GOING_AWAY)
+
+
+async def test_an_agent_that_reconnects_without_end_has_two_sessions() -> None:
+    async with lab() as it:
+        credential = it.directory.add()
+        for _ in range(10):
+            await it.connect(credential)
+        await settle()
+        assert len(it.hub._all) == 2
+        assert it.hub.reachable(AGENT)
