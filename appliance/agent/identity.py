@@ -74,7 +74,7 @@ def read_credential_file(path: Path, agent_type: AgentType) -> tuple[Identity, s
         file = msgspec.json.decode(read_private(path), type=CredentialFile)
     except FileNotFoundError as missing:
         raise Invalid(f"there is no credential file {path}", field="credential_file") from missing
-    except msgspec.DecodeError:  # not chained: it may quote what it could not read
+    except (msgspec.DecodeError, UnicodeDecodeError):  # not chained: it may quote what it read
         raise Invalid(
             f"{path} is not a credential file",
             hint="write one: kowabunga agent credential ID --output FILE",
@@ -161,7 +161,7 @@ async def ensure_enrolled(
         return Identity(agent_id, credential)
     try:
         return Identity(msgspec.json.decode(known, type=_Enrolled).id, credential)
-    except msgspec.DecodeError as bad:
+    except (msgspec.DecodeError, UnicodeDecodeError) as bad:
         raise Corrupt(
             f"{directory / _IDENTITY} is damaged",
             hint=f"remove {directory} and enrol this node under another name",

@@ -241,6 +241,16 @@ async def test_a_server_of_another_ca_is_not_talked_to(kahuna: Kahuna, tmp_path:
                 pass
 
 
+async def test_an_owners_certificate_is_trusted_without_the_root_it_comes_from(
+    kahuna: Kahuna,
+) -> None:
+    async with (
+        kahuna.serving(),
+        WebSocketDialer(kahuna.path / "server.pem").dial(kahuna.url()) as transport,
+    ):
+        assert transport.certificate_sha256 == kahuna.fingerprint
+
+
 def write_authority(path: Path) -> None:
     path.write_text(x509.make_authority("other").certificate_pem)
 

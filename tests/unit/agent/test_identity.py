@@ -123,3 +123,7 @@ def test_an_unusable_credential_file_is_refused_without_quoting_it(tmp_path: Pat
         read_credential_file(credential_file(tmp_path / "d", type="kwb_secret"), AgentType.KIWI)
     assert "kwb_" not in str(refused.value)
     assert refused.value.__cause__ is None
+    file = credential_file(tmp_path / "e")
+    file.write_bytes(file.read_bytes().replace(b"kkk", b"k\xffk", 1))
+    with pytest.raises(Invalid, match="is not a credential file"):
+        read_credential_file(file, AgentType.KIWI)
