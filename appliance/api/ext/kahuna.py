@@ -4,6 +4,7 @@ import msgspec
 from litestar import get
 from litestar.di import NamedDependency
 
+from appliance.api.certificate import read_certificates
 from appliance.api.guards import Allow, allow
 from appliance.api.services import Services
 
@@ -21,5 +22,5 @@ async def get_kahuna(services: NamedDependency[Services]) -> KahunaView:
     authorities = await services.authority.trusted()
     owner = services.reach.owner_certificate
     if owner is not None:
-        authorities += owner.read_text(encoding="ascii")
+        authorities += read_certificates(owner)
     return KahunaView(services.reach.agent_url, authorities)

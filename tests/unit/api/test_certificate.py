@@ -1,9 +1,12 @@
 import asyncio
+import errno
+import ssl
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
-from appliance.api.certificate import ClusterCertificate, OwnerCertificate
+from appliance.api.certificate import ClusterCertificate, OwnerCertificate, read_certificates
 from appliance.api.services import Services
 from appliance.core import x509
 from appliance.core.errors import Invalid
@@ -67,3 +70,76 @@ async def test_a_name_that_was_set_comes_into_the_certificate(
             await clock.advance(30)
             await asyncio.sleep(0.01)  # the store answers from a thread
         keeping.cancel()
+
+
+async def test_a_key_in_another_directory_than_its_certificate_is_taken_when_it_comes_last(
+    tmp_path: Path,
+) -> None:
+    _, first = authority_and_pair(tmp_path, "first")
+    _, second = authority_and_pair(tmp_path, "second")
+    certificate_file, key_file = tmp_path / "certs" / "c.pem", tmp_path / "private" / "k.pem"
+    for file in (certificate_file, key_file):
+        file.parent.mkdir()
+        file.write_bytes(first.read_bytes())
+    certificate = OwnerCertificate(certificate_file, key_file)
+    async with asyncio.TaskGroup() as group:
+        keeping = group.create_task(certificate.keep())
+        with capture_logs() as logs:
+            await asyncio.sleep(0)
+            certificate_file.write_bytes(second.read_bytes())
+            await until(lambda: bool(logs), "the half of a pair refused")
+        assert certificate.fingerprint == fingerprint(first)
+        key_file.write_bytes(second.read_bytes())
+        await until(lambda: certificate.fingerprint == fingerprint(second), "the whole pair")
+        keeping.cancel()
+
+
+def test_of_a_file_with_certificate_key_and_comments_only_the_certificates_are_told(
+    tmp_path: Path,
+) -> None:
+    _, first = authority_and_pair(tmp_path, "first")
+    combined = tmp_path / "combined.pem"
+    combined.write_bytes("# Büro\n".encode() + first.read_bytes() + b"\xff\n" + first.read_bytes())
+    told = read_certificates(combined)
+    assert told.count("BEGIN CERTIFICATE") == 2
+    assert "KEY" not in told
+    assert OwnerCertificate(combined, combined).fingerprint == fingerprint(first)
+
+
+async def test_a_certificate_is_not_told_before_it_is_served(
+    services: Services, tmp_path: Path
+) -> None:
+    clock = ManualClock()
+    certificate = ClusterCertificate(
+        services.authority, services.settings, clock, directory=tmp_path / "tls", names=("n1",)
+    )
+    await certificate.open()
+    before = certificate.fingerprint
+    await services.settings.set("kahuna.names", "kowabunga.example.org", MASTER)
+    served = certificate.context
+    certificate.context = Unloadable(ssl.PROTOCOL_TLS_SERVER)
+    async with asyncio.TaskGroup() as group:
+        failing = group.create_task(keep_until_refused(certificate))
+        while not failing.done():
+            await clock.advance(30)
+            await asyncio.sleep(0.01)  # the store answers from a thread
+    assert certificate.fingerprint == before
+    certificate.context = served
+    async with asyncio.TaskGroup() as group:
+        keeping = group.create_task(certificate.keep())
+        while certificate.fingerprint == before:
+            await clock.advance(30)
+            await asyncio.sleep(0.01)
+        keeping.cancel()
+
+
+class Unloadable(ssl.SSLContext):
+    """Takes no certificate, as when the process has no file left to open."""
+
+    def load_cert_chain(self, *_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+
+async def keep_until_refused(certificate: ClusterCertificate) -> None:
+    with pytest.raises(Invalid):
+        await certificate.keep()
