@@ -10,10 +10,11 @@ import errno
 import socket
 import ssl
 import struct
+import time
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -37,17 +38,28 @@ class Limits:
     keep_alive_s: int = 30
     connections: int = 4096
     websocket_message_bytes: int = 1024 * 1024
+    unread_s: float = 20.0  # for the other side to take something of what waits for it
     graceful_stop_s: int = 4
 
 
+class Connection(Protocol):
+    """What uvicorn's two protocols have in common."""
+
+    transport: asyncio.Transport
+
+
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 with a bounded head, a bounded number of connections, and peer ids."""
+    """uvicorn's HTTP/1.1 with a bounded head, a bounded number of connections, and peer ids.
+
+    Trailers are bounded like a head, and ignored: nobody judged a request by them.
+    """
 
     limits: Limits
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._head_bytes = 0
+        self._head_bytes = 0  # received since the last part of a message that was not its head
+        self._in_head = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._peer_uid = _peer_uid(transport)
         if len(self.connections) > self.limits.connections:
@@ -64,20 +76,35 @@ class _Protocol(HttpToolsProtocol):
         cycle = cast("RequestResponseCycle | None", self.cycle)  # None before the first request
         if self._head_timer is None and (cycle is None or cycle.response_complete):
             self._await_head()
+        self._head_bytes += len(data)
         super().data_received(data)
-        if self._head_timer is not None:
-            self._head_bytes += len(data)
-            if self._head_bytes > self.limits.head_bytes:
-                self.transport.abort()
+        if self._head_bytes > self.limits.head_bytes:
+            self.transport.abort()
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:
+            super().on_header(name, value)
+
+    def on_chunk_header(self) -> None:
+        self._head_bytes = 0
+
+    def on_body(self, body: bytes) -> None:
+        self._head_bytes = max(self._head_bytes - len(body), 0)
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._head_bytes = 0
         self._stop_awaiting_head()
         if self._peer_uid is not None:
             self.scope.setdefault("state", {})[PEER_UID] = self._peer_uid
         super().on_headers_complete()
 
     def _await_head(self) -> None:
-        self._head_bytes = 0
         self._head_timer = self.loop.call_later(self.limits.head_s, self.transport.abort)
 
     def _stop_awaiting_head(self) -> None:
@@ -87,7 +114,13 @@ class _Protocol(HttpToolsProtocol):
 
 
 class _WebSocket(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket, which stops although the other side is about to leave."""
+    """uvicorn's WebSocket, whose other side may be about to leave, or not read."""
+
+    def handle_ping(self) -> None:
+        if self.writable.is_set():
+            super().handle_ping()
+        else:
+            self.conn.data_to_send()  # the pong: whoever reads none gets no more of them
 
     def shutdown(self) -> None:
         try:
@@ -144,6 +177,7 @@ class Listener(uvicorn.Server):
         self._socket = sock
         self._limits = limits
         self._tls = tls
+        self._unread: dict[Connection, tuple[int, float]] = {}  # how much waits, since when no less
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until cancelled, then finish what is under way within `graceful_stop_s`."""
@@ -171,7 +205,21 @@ class Listener(uvicorn.Server):
     async def main_loop(self) -> None:
         while True:
             await self.on_tick(0)  # renews the Date header
+            self._cut_off_who_reads_nothing()
             await asyncio.sleep(1)
+
+    def _cut_off_who_reads_nothing(self) -> None:
+        """Else it would keep its connection and our memory, also after a close, for ever."""
+        now = time.monotonic()
+        unread: dict[Connection, tuple[int, float]] = {}
+        for connection in list(self.server_state.connections):
+            waiting = connection.transport.get_write_buffer_size()
+            before, since = self._unread.get(connection, (waiting, now))
+            if waiting:
+                unread[connection] = waiting, now if waiting < before else since
+            if waiting and now - unread[connection][1] >= self._limits.unread_s:
+                connection.transport.abort()
+        self._unread = unread
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:

@@ -23,6 +23,7 @@ from appliance.api.listener import (
 )
 from appliance.core import x509
 from appliance.core.errors import Conflict, Invalid
+from tests.support.wait import until
 
 _GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 
@@ -329,3 +330,123 @@ async def test_stopping_while_a_websocket_says_goodbye_is_no_failure() -> None:
             # A masked close frame with code 1000 (RFC 6455, 5.5.1); it is not read any further.
             await loop.sock_sendall(peer, b"\x88\x82\0\0\0\0" + (1000).to_bytes(2))
             await asyncio.wait_for(heard.wait(), 5)
+
+
+async def test_trailers_are_bounded_like_a_head_and_are_no_headers() -> None:
+    scopes: list[Scope] = []
+
+    async def note(scope: Scope, receive: Receive, send: Send) -> None:
+        scopes.append(scope)
+        await show_peer(scope, receive, send)
+
+    sock = bind_tcp("127.0.0.1", 0)
+    port = sock.getsockname()[1]
+    head = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    async with serving(Listener(note, sock, limits=Limits(head_bytes=4096))):
+        async with connected(port) as (reader, writer):
+            writer.write(head + b"1\r\na\r\n" * 2000 + b"0\r\nx-api-key: k\r\n\r\n")
+            assert await status_of(reader) == b"200"
+            assert [name for name, _ in scopes[0]["headers"]] == [b"host", b"transfer-encoding"]
+        async with connected(port) as (reader, writer):
+            writer.write(head + b"0\r\n")
+            with suppress(ConnectionError):
+                for _ in range(1000):
+                    writer.write(b"x: " + b"y" * 1000 + b"\r\n")
+                    await writer.drain()
+                assert await asyncio.wait_for(reader.read(), 5) == b""
+
+
+async def test_a_second_head_is_bounded_while_the_first_request_is_under_way() -> None:
+    async def never(scope: Scope, receive: Receive, send: Send) -> None:
+        del scope, send
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    sock = bind_tcp("127.0.0.1", 0)
+    port = sock.getsockname()[1]
+    async with (
+        serving(Listener(never, sock, limits=Limits(head_bytes=4096))),
+        connected(port) as (reader, writer),
+    ):
+        writer.write(_GET + b"GET / HTTP/1.1\r\n")
+        with suppress(ConnectionError):
+            for _ in range(1000):
+                writer.write(b"x: " + b"y" * 1000 + b"\r\n")
+                await writer.drain()
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+
+
+async def test_whoever_does_not_read_an_answer_is_cut_off() -> None:
+    async def talk(scope: Scope, receive: Receive, send: Send) -> None:
+        del scope, receive
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            await send({"type": "http.response.body", "body": b"x" * 2**16, "more_body": True})
+            if not listener.server_state.connections:
+                return
+
+    sock = bind_tcp("127.0.0.1", 0)
+    listener = Listener(talk, sock, limits=Limits(unread_s=1))
+    async with serving(listener), not_reading(sock.getsockname()[1], _GET):
+        connections = listener.server_state.connections
+        await until(lambda: bool(connections), "it is served")
+        await until(lambda: not connections, "it is cut off")
+
+
+async def test_whoever_reads_slowly_is_not_cut_off() -> None:
+    async def talk(scope: Scope, receive: Receive, send: Send) -> None:
+        del scope, receive
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x" * 2**22})
+
+    sock = bind_tcp("127.0.0.1", 0)
+    listener = Listener(talk, sock, limits=Limits(unread_s=1))
+    async with serving(listener), not_reading(sock.getsockname()[1], _GET) as peer:
+        received = 0
+        async with asyncio.timeout(20):
+            while received < 2**22:
+                received += len(await asyncio.get_running_loop().sock_recv(peer, 2**16))
+                await asyncio.sleep(0.002)
+
+
+async def test_pings_without_reading_pile_up_no_pongs_and_do_not_outlive_the_close() -> None:
+    async def leave(scope: Scope, receive: Receive, send: Send) -> None:
+        del scope
+        await receive()
+        await send({"type": "websocket.accept"})
+        await finish.wait()
+        await send({"type": "websocket.close", "code": 4408, "reason": ""})
+
+    finish = asyncio.Event()
+    sock = bind_tcp("127.0.0.1", 0)
+    listener = Listener(leave, sock, limits=Limits(unread_s=1))
+    upgrade = (
+        b"GET /ws HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+        b"sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\nsec-websocket-version: 13\r\n\r\n"
+    )
+    async with serving(listener), not_reading(sock.getsockname()[1], upgrade) as peer:
+        loop = asyncio.get_running_loop()
+        connections = listener.server_state.connections
+        await until(lambda: bool(connections), "it is served")
+        waiting = 0
+        with suppress(ConnectionError):
+            for _ in range(200):  # 125 bytes each, masked with zeros (RFC 6455, 5.5.2)
+                await loop.sock_sendall(peer, (b"\x89\xfd\0\0\0\0" + b"p" * 125) * 1000)
+                waiting = max(
+                    [waiting, *(one.transport.get_write_buffer_size() for one in connections)]
+                )
+        assert 0 < waiting < 2**20
+        finish.set()
+        await until(lambda: not connections, "it is cut off")
+
+
+@asynccontextmanager
+async def not_reading(port: int, sent: bytes) -> AsyncGenerator[socket.socket]:
+    """Connect with as little room for answers as the kernel allows."""
+    loop = asyncio.get_running_loop()
+    with socket.socket() as peer:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        peer.setblocking(False)
+        await loop.sock_connect(peer, ("127.0.0.1", port))
+        await loop.sock_sendall(peer, sent)
+        yield peer
