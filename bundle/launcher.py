@@ -107,11 +107,17 @@ def _unpack(root: str, tree: str) -> None:
     from zipfile import BadZipFile, ZipFile
     from zlib import error
 
-    temporary = f"{tree}.{os.getpid()}.tmp"
+    # Drawn, not our process id: in a container each start has the same, and may have crashed here.
+    temporary = f"{tree}.{os.urandom(8).hex()}.tmp"
     os.mkdir(temporary, mode=0o700)
-    handle = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        handle = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return  # taken for a leftover: the caller tries again
     try:
         fcntl.flock(handle, fcntl.LOCK_SH)
+        if not os.path.exists(temporary):
+            return
         others = os.umask(0o022)
         with ZipFile(sys.argv[0]) as archive:
             names = [name for name in archive.namelist() if name.startswith("site-packages/")]
@@ -156,7 +162,7 @@ def _discard(tree: str) -> None:
     import os
     import shutil
 
-    gone = f"{tree}.{os.getpid()}.gone"
+    gone = f"{tree}.{os.urandom(8).hex()}.gone"
     os.rename(tree, gone)
     shutil.rmtree(gone, ignore_errors=True)
 

@@ -153,6 +153,20 @@ def test_a_changed_byte_of_the_archive_is_found_by_serve(
     assert f"{damaged} is damaged" in done.stderr
 
 
+def test_what_a_crashed_start_with_the_same_process_id_left_is_no_obstacle(
+    executable: Path, memory: Path
+) -> None:
+    assert run(executable, memory, "role", "list").returncode == 0
+    tree = tree_of(memory).parent
+    shutil.rmtree(tree)
+    script = 'mkdir "$1.$$.tmp"; touch "$1.$$.tmp/part"; shift; exec "$@"'
+    done = run(
+        Path("/bin/sh"), memory, "-c", script, "sh", str(tree), str(executable), "role", "list"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(memory.iterdir()) == [tree]
+
+
 def test_a_place_that_others_may_write_is_refused(executable: Path, memory: Path) -> None:
     root = memory / "root"
     root.mkdir()
