@@ -170,13 +170,10 @@ class Instances:
             room = growth_guard(instance_id, vcpus=wanted.vcpus, memory_bytes=wanted.memory)
             await self._durable.check_room(room, facts.host_name)
             job = instance_job(self._durable, facts, given(wanted.volumes, []))
-            return Submission(
-                kind=INSTANCE_UPDATE,
-                arguments=job.work,
-                targets=job.targets,
-                principal=asked.principal,
-                request_key=asked.key,
-                statements=(
+            return job.submission(
+                asked,
+                INSTANCE_UPDATE,
+                (
                     *quota_guard(facts.project_id, demand),
                     *guard(room),
                     *self._updated(facts, wanted),
@@ -202,13 +199,10 @@ class Instances:
             facts = await self._facts(instance_id)
             refuse_owned("instance", instance_id, facts.kompute_id)
             job = instance_job(self._durable, facts)
-            return Submission(
-                kind=INSTANCE_DELETE,
-                arguments=job.work,
-                targets=job.targets,
-                principal=asked.principal,
-                request_key=asked.key,
-                statements=(
+            return job.submission(
+                asked,
+                INSTANCE_DELETE,
+                (
                     *guard(instance_guard(instance_id, facts.generation)),
                     begin_delete_instance(instance_id),
                 ),

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from appliance.model.target import target
+from appliance.operations.step import OperationKind, Submission
 from appliance.resources.instance import InstanceFacts
 from appliance.resources.kompute import KomputeFacts
 from appliance.resources.volume import VolumeFacts
 from appliance.resources.work import Work
-from appliance.services.durable import Durable
+from appliance.services.durable import Asked, Durable
+from appliance.store.base import Statement
 
 
 class Job(NamedTuple):
@@ -19,6 +21,19 @@ class Job(NamedTuple):
 
     work: Work
     targets: tuple[str, ...]
+
+    def submission(
+        self, asked: Asked, kind: OperationKind[Work], statements: Sequence[Statement]
+    ) -> Submission[Work]:
+        """Return the operation that a user asks for, with the rows to write along."""
+        return Submission(
+            kind=kind,
+            arguments=self.work,
+            targets=self.targets,
+            principal=asked.principal,
+            request_key=asked.key,
+            statements=statements,
+        )
 
 
 async def template_job(durable: Durable, template_id: str, pool_id: str) -> Job:

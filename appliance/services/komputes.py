@@ -242,13 +242,10 @@ class Komputes:
                 at_work |= set(facts.list_pools())
             added = [data_id] if given(wanted.data_disk, 0) and len(disks) == 1 else []
             job = await kompute_job(self._durable, facts, sorted(at_work), added)
-            return Submission(
-                kind=KOMPUTE_UPDATE,
-                arguments=job.work,
-                targets=job.targets,
-                principal=asked.principal,
-                request_key=asked.key,
-                statements=(
+            return job.submission(
+                asked,
+                KOMPUTE_UPDATE,
+                (
                     *quota_guard(facts.project_id, demand),
                     *guard(room),
                     *self._updated(facts, wanted),
@@ -272,13 +269,10 @@ class Komputes:
         async def prepare() -> Submission[Work]:
             facts = await self._facts(kompute_id)
             job = await kompute_job(self._durable, facts, facts.list_pools())
-            return Submission(
-                kind=KOMPUTE_DELETE,
-                arguments=job.work,
-                targets=job.targets,
-                principal=asked.principal,
-                request_key=asked.key,
-                statements=(
+            return job.submission(
+                asked,
+                KOMPUTE_DELETE,
+                (
                     *guard(kompute_guard(kompute_id, facts.generation)),
                     *begin_delete_kompute(kompute_id),
                 ),

@@ -52,13 +52,10 @@ class Templates:
             await self._catalog.require(STORAGE_POOLS, pool_id)
             check_template(wanted)
             job = await template_job(self._durable, template_id, pool_id)
-            return Submission(
-                kind=TEMPLATE_CREATE,
-                arguments=job.work,
-                targets=job.targets,
-                principal=asked.principal,
-                request_key=asked.key,
-                statements=TEMPLATES.insert(template_id, pool_id, wanted, self._durable.now_ms),
+            return job.submission(
+                asked,
+                TEMPLATE_CREATE,
+                TEMPLATES.insert(template_id, pool_id, wanted, self._durable.now_ms),
             )
 
         async def explain(conflict: Conflict) -> KowabungaError:
@@ -88,13 +85,10 @@ class Templates:
                 raise await self._catalog.in_use(TEMPLATES, TEMPLATES.children, template_id)
             unused, closed = guard_none(clones)
             job = await template_job(self._durable, template_id, where.storage_pool_id)
-            return Submission(
-                kind=TEMPLATE_DELETE,
-                arguments=job.work,
-                targets=job.targets,
-                principal=asked.principal,
-                request_key=asked.key,
-                statements=(unused, begin_delete_template(template_id), closed),
+            return job.submission(
+                asked,
+                TEMPLATE_DELETE,
+                (unused, begin_delete_template(template_id), closed),
             )
 
         return await self._durable.begin_delete(

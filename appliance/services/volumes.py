@@ -133,13 +133,10 @@ class Volumes:
             demand = Demand(storage_bytes=wanted.size - stored.size)
             await self._durable.check_quota(facts.project_id, demand)
             job = await volume_job(self._durable, facts)
-            return Submission(
-                kind=VOLUME_UPDATE,
-                arguments=job.work,
-                targets=job.targets,
-                principal=asked.principal,
-                request_key=asked.key,
-                statements=(
+            return job.submission(
+                asked,
+                VOLUME_UPDATE,
+                (
                     *quota_guard(facts.project_id, demand),
                     *self._renamed(volume_id, facts, wanted),
                     resize_volume(volume_id, wanted.size, self._durable.now_ms),
@@ -172,13 +169,10 @@ class Volumes:
                     hint="take it from the instance first",
                 )
             job = await volume_job(self._durable, facts)
-            return Submission(
-                kind=VOLUME_DELETE,
-                arguments=job.work,
-                targets=job.targets,
-                principal=asked.principal,
-                request_key=asked.key,
-                statements=begin_delete_volume(volume_id),
+            return job.submission(
+                asked,
+                VOLUME_DELETE,
+                begin_delete_volume(volume_id),
             )
 
         return await self._durable.begin_delete(
