@@ -140,11 +140,13 @@ class Dispatcher:
                 if stored is not None:
                     return stored
                 result = await handler(params)
+                _log.info("command_done", method=key[0], target=command.target)
                 self._answers[key] = result
                 if len(self._answers) > _STORED_ANSWERS:
                     self._answers.popitem(last=False)
                 return result
         except Exception as error:
+            _log.warning("command_failed", method=key[0], target=command.target, error=str(error))
             return error
         finally:
             target.users -= 1

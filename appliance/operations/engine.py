@@ -205,7 +205,7 @@ class Engine:
             raise _finished(await self._read(operation_id)) from stale
         self._runner.drop(operation_id)
         self._notices.announce(operation_id)
-        _log.warning("operation_abandoned", operation=operation_id)
+        _log.warning("operation_abandoned", operation_id=operation_id)
         recorded = await fetch(
             self._store, StepRow, sql.steps(operation_id), Consistency.LINEARIZABLE
         )

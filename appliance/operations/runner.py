@@ -207,7 +207,7 @@ class Runner:
 
     async def _claim(self, row: Unfinished, elapsed_ms: int) -> None:
         await self._store.batch(sql.take(row, self._equipment.engine_id, elapsed_ms))
-        _log.info("operation_claimed", operation=row.id, before=row.claimed_by)
+        _log.info("operation_claimed", operation_id=row.id, before=row.claimed_by)
         self._start(Claim(self._equipment, row.id, row.claim + 1, elapsed_ms=elapsed_ms))
 
     async def _charge(self, waited: Sequence[tuple[Unfinished, int]], now: float) -> None:
@@ -229,7 +229,7 @@ class Runner:
         changed = await self._store.batch([h.worker.claim.beat() for h in held.values()])
         for (operation_id, one), count in zip(held.items(), changed, strict=True):
             if not count and self._held.get(operation_id) is one:
-                _log.warning("operation_claim_lost", operation=operation_id)
+                _log.warning("operation_claim_lost", operation_id=operation_id)
                 self.drop(operation_id)
 
     async def _release(self, claims: Sequence[Claim]) -> None:

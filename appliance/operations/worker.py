@@ -13,6 +13,7 @@ import msgspec
 import structlog
 
 from appliance.core.errors import Cancelled, DeadlineExceeded, KowabungaError, Problem, Stale
+from appliance.core.logs import bound
 from appliance.operations.claim import Claim, ClaimLost, Job
 from appliance.operations.equipment import Equipment
 from appliance.operations.interrupt import Interrupt
@@ -48,7 +49,6 @@ class Worker:
         self._trying = Interrupt()
         self._pausing = Interrupt()
         self._reported: set[str] = set()
-        self._log = _log.bind(operation=claim.operation_id)
 
     def notice(self, *, cancel_requested: bool, nudges: int) -> None:
         """Take in what others asked for: a cancelled step ends at once, a nudge ends a pause."""
@@ -63,20 +63,25 @@ class Worker:
     async def run(self) -> None:
         """Work until the operation is finished, handed over, or lost to another engine.
 
-        Trouble with the store, or a fault of ours, makes it begin anew after a pause.
+        Trouble with the store, or a fault of ours, makes it begin anew after a pause. Whatever is
+        logged meanwhile, by a step too, names the operation.
         """
+        with bound(operation_id=self.claim.operation_id):
+            await self._persist()
+
+    async def _persist(self) -> None:
         failures = 0
         while True:
             try:
                 await self._work()
             except ClaimLost:
-                self._log.warning("operation_claim_lost", claim=self.claim.number)
+                _log.warning("operation_claim_lost", claim=self.claim.number)
             except Exception as error:
                 failures += 1
                 if isinstance(error, KowabungaError) and error.retryable:
-                    self._log.warning("operation_interrupted", problem=str(error))
+                    _log.warning("operation_interrupted", problem=str(error))
                 else:
-                    self._log.exception("operation_stuck")
+                    _log.exception("operation_stuck")
                 await self._pause(self._equipment.settings.undo_backoff.delay_s(failures))
                 continue
             return
@@ -93,7 +98,7 @@ class Worker:
                 await self._give_up(job, end.problem)
         except AgentOutOfReach as away:
             await self.claim.release(away)
-            self._log.info("operation_released", needs_agent=away.agent_id)
+            _log.info("operation_released", needs_agent=away.agent_id)
 
     async def _load(self) -> Job:
         job = await self.claim.load()
@@ -122,7 +127,7 @@ class Worker:
                 raise
             reason = _withdrawn() if self._cancel_requested else trouble
             raise _GiveUp(reason.to_problem()) from error
-        self._log.info("operation_finished", kind=job.kind.name, state=State.DONE.value)
+        _log.info("operation_finished", kind=job.kind.name, state=State.DONE.value)
 
     async def _until_done(self, job: Job, number: int) -> msgspec.Struct | None:
         step = job.kind.steps[number]
@@ -166,7 +171,7 @@ class Worker:
     # --- ends other than done
 
     async def _give_up(self, job: Job, problem: Problem) -> None:
-        self._log.warning("operation_gave_up", kind=job.kind.name, problem=problem.detail)
+        _log.warning("operation_gave_up", kind=job.kind.name, problem=problem.detail)
         if job.kind.on_failure is OnFailure.LEAVE:
             await self._insist(job, "mark_failed", partial(self._finish_left, job, problem))
         else:
@@ -240,7 +245,7 @@ class Worker:
             return error
         if where not in self._reported:
             self._reported.add(where)
-            self._log.error("operation_bug", kind=job.kind.name, step=where, exc_info=error)
+            _log.error("operation_bug", kind=job.kind.name, step=where, exc_info=error)
         return KowabungaError(
             f"{where} failed unexpectedly: {type(error).__name__}",
             hint=f"a fault of the program: its log tells more of {self.claim.operation_id}",
@@ -248,7 +253,7 @@ class Worker:
 
     async def _record_failure(self, job: Job, trouble: KowabungaError) -> None:
         await self.claim.record_failure(job, trouble)
-        self._log.warning("operation_try_failed", attempts=job.attempts, problem=trouble.detail)
+        _log.warning("operation_try_failed", attempts=job.attempts, problem=trouble.detail)
 
     async def _pause(self, seconds: float) -> None:
         if not self._nudged:

@@ -20,9 +20,14 @@ class Command(msgspec.Struct, frozen=True):
     A repeat of `request_id` gets the stored answer, or joins the call in flight.
     """
 
-    request_id: str
+    request_id: str  # begins with the id of the operation, then a dot
     target: str
     fence: Fence
+
+    @property
+    def operation_id(self) -> str:
+        """What the logs of both sides call the work."""
+        return self.request_id.partition(".")[0]
 
 
 class AgentGateway(Protocol):

@@ -9,6 +9,7 @@ sends without reading is cut off. Must not know who is at the other end: see `hu
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Final, NoReturn, Protocol, TypeVar
 
@@ -24,6 +25,7 @@ from appliance.core.errors import (
     KowabungaError,
     Unavailable,
 )
+from appliance.core.logs import bound
 from appliance.rpc.gateway import Command
 from appliance.rpc.messages import (
     CallParams,
@@ -322,7 +324,9 @@ class Peer:
 
     async def _serve(self, call_id: int, method: str, params: CallParams) -> None:
         try:
-            await self._outbox.put(await self._answer(call_id, method, params))
+            with _named_in_logs(params.command):
+                answer = await self._answer(call_id, method, params)
+            await self._outbox.put(answer)
         except TransportClosed as closed:
             self._finish(closed)
         finally:
@@ -422,3 +426,10 @@ class _Ended(Exception):
 
 def _leave() -> NoReturn:
     raise _Ended
+
+
+def _named_in_logs(command: Command | None) -> AbstractContextManager[None]:
+    """Make whatever is logged about a command name the work that it belongs to."""
+    if command is None:
+        return nullcontext()
+    return bound(operation_id=command.operation_id, command=command.request_id)

@@ -209,7 +209,7 @@ class Reconciler:
         except KowabungaError as error:
             _log.warning("not_mended", target=f"{kind}/{object_id}", problem=str(error))
             return
-        _log.info("mending", target=f"{kind}/{object_id}", operation=operation_id)
+        _log.info("mending", target=f"{kind}/{object_id}", operation_id=operation_id)
 
     async def _submission(self, kind: str, object_id: str, *, going: bool) -> Submission[Work]:
         read, durable = self._durable.require, self._durable

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from appliance.agent.dispatch import Dispatcher, Handler
 from appliance.agent.fences import FenceBook
@@ -70,6 +71,20 @@ async def test_an_effect_runs_behind_its_fence(tmp_path: Path) -> None:
         with pytest.raises(Stale):
             await dispatcher.handle("grow", raw(2), command("b", 4))
         assert world.begun == [1]
+
+
+async def test_each_command_is_logged_with_its_target_and_how_it_ended(tmp_path: Path) -> None:
+    world = World()
+    with capture_logs() as logs:
+        async with dispatching(tmp_path, world.handle) as dispatcher:
+            await dispatcher.handle("grow", raw(1), command("a", 5))
+            with pytest.raises(Stale):
+                await dispatcher.handle("grow", raw(2), command("b", 4))
+            await dispatcher.handle("look", raw(3), None)
+    assert [(line["event"], line["method"], line["target"]) for line in logs] == [
+        ("command_done", "grow", VOLUME),
+        ("command_failed", "grow", VOLUME),
+    ]
 
 
 async def test_a_newer_command_waits_until_the_older_effect_has_ended(tmp_path: Path) -> None:

@@ -1,14 +1,18 @@
 """Steps that work: order, outputs, resumption, and what a create costs."""
 
 import asyncio
+import json
 
 import pytest
+import structlog
 
 from appliance.core.errors import KowabungaError, NotFound
+from appliance.core.logs import bound
 from appliance.model.target import Fence, target
 from appliance.operations.operation import State
 from appliance.operations.step import OnFailure, OperationKind, Outputs, Step, StepContext
 from appliance.store.base import Statement
+from tests.support.logs import captured_logs
 from tests.unit.operations.lab import (
     AGENT,
     PEEK,
@@ -104,6 +108,27 @@ async def test_a_step_calls_agents_under_the_fence_of_its_target(lab: Lab) -> No
     assert (first.target, first.fence) == (THING, Fence(7, 1))
     assert second.fence == Fence(7, 2)  # each operation has a higher one
     assert first.request_id != second.request_id
+
+
+async def test_what_is_logged_on_the_way_names_the_operation_and_the_request(lab: Lab) -> None:
+    async def tell(context: StepContext[Arguments]) -> Note:
+        structlog.get_logger("a.driver").info("told")
+        return await poke(context)
+
+    kind = kind_of(Step("tell", tell))
+    engine = await lab.engine(kind)
+    with captured_logs() as out:
+        with bound(request_id="r1"):
+            operation_id = await lab.do(engine.submit(a_submission(kind)))
+        await lab.do(engine.wait(operation_id, 60))
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [(line["event"], line["operation_id"], line["request_id"]) for line in lines] == [
+        ("told", operation_id, "r1"),
+        ("operation_finished", operation_id, "r1"),
+    ]
+    (command,) = lab.agents.commands
+    assert command is not None
+    assert command.operation_id == operation_id
 
 
 async def test_a_method_without_effect_needs_no_command(lab: Lab) -> None:

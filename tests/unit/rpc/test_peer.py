@@ -1,12 +1,14 @@
 """The rules of one connection, over the transport in memory."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
 import pytest
+import structlog
 
 from appliance.core.clock import Clock
 from appliance.core.errors import (
@@ -26,6 +28,7 @@ from appliance.rpc.methods import SESSION_EVENT, SESSION_PING, Event
 from appliance.rpc.peer import Limits, Peer
 from appliance.rpc.transport import CloseCode, TransportClosed
 from tests.support.clock import ManualClock, settle
+from tests.support.logs import captured_logs
 from tests.support.rpc import SYSTEM_CLOCK, Handlers, Wire
 from tests.support.wait import until
 
@@ -147,6 +150,26 @@ async def test_a_bug_in_a_handler_is_answered_without_its_insides() -> None:
         problem = await wire.expect_error(1, -32603)
         assert problem["code"] == "internal"
         assert "hunter2" not in str(problem)
+
+
+async def test_what_is_logged_about_a_command_names_its_operation() -> None:
+    async def fail(_: msgspec.Raw, __: Command | None) -> Nothing:
+        structlog.get_logger("a.driver").info("told")
+        raise RuntimeError
+
+    command = Command("0a1b.1.do0.0.f00d.1", "volume/x", Fence(1, 1))
+    with captured_logs() as out:
+        async with two_peers(Handlers({"test.fail": fail})) as (caller, _):
+            for carried in (command, None):
+                with pytest.raises(KowabungaError):
+                    await caller.call(FAIL, Nothing(), command=carried)
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [(line["event"], line.get("operation_id"), line.get("command")) for line in lines] == [
+        ("told", "0a1b", "0a1b.1.do0.0.f00d.1"),
+        ("rpc_handler_failed", "0a1b", "0a1b.1.do0.0.f00d.1"),
+        ("told", None, None),
+        ("rpc_handler_failed", None, None),
+    ]
 
 
 async def test_the_deadline_passes_on_the_callers_clock_and_the_other_side_is_told() -> None:
