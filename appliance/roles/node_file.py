@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from appliance.core.config import parse, read, with_list
-from appliance.core.errors import Conflict, Forbidden, Invalid
+from appliance.core.errors import Conflict, Forbidden, Invalid, Unavailable
 from appliance.core.files import exclusive, write_atomic
 from appliance.model.node import NodeConfig, Role
 from appliance.model.node_status import NodeStatus
@@ -82,13 +82,24 @@ def digest_of(content: bytes | None) -> str:
 
 
 def read_status(files: NodeFiles) -> NodeStatus | None:
-    """Return what the running supervisor tells; None while none runs."""
-    if supervisor_pid(files) is None:
+    """Return what the running supervisor tells; None while none runs.
+
+    Raises:
+        Unavailable: what it tells is not what one of this release would.
+    """
+    pid = supervisor_pid(files)
+    if pid is None:
         return None
     try:
         return msgspec.json.decode(files.status.read_bytes(), type=NodeStatus)
     except FileNotFoundError:
         return None
+    except (msgspec.DecodeError, UnicodeDecodeError) as foreign:
+        raise Unavailable(
+            f"the state of this node is unknown: {files.status}, which process {pid} writes, is "
+            f"of another release: {foreign}",
+            hint="start this one: kowabunga role stop, then kowabunga role set ROLES",
+        ) from foreign
 
 
 def supervisor_pid(files: NodeFiles) -> int | None:

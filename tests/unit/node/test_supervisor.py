@@ -13,7 +13,7 @@ import pytest
 
 from appliance.core.aio import Backoff
 from appliance.core.clock import SystemClock
-from appliance.core.errors import Conflict
+from appliance.core.errors import Conflict, Unavailable
 from appliance.core.files import write_atomic
 from appliance.model.node import Role
 from appliance.model.node_status import NodeStatus, RoleState, RoleStatus
@@ -322,3 +322,12 @@ async def test_a_role_is_told_whom_it_must_not_outlive(node: Node) -> None:
 
 
 _NOTHING = RoleStatus(state=RoleState.STOPPING, since_ms=0)
+
+
+async def test_a_supervisor_of_another_release_is_told_as_an_unknown_state(node: Node) -> None:
+    async with node.supervised():
+        told = msgspec.json.decode(node.files.status.read_bytes())
+        for foreign in (told | {"novelty": 1}, {"pid": 1}, []):
+            write_atomic(node.files.status, msgspec.json.encode(foreign))
+            with pytest.raises(Unavailable, match=r"is unknown: .*another release.*role stop"):
+                read_status(node.files)
