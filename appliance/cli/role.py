@@ -140,6 +140,7 @@ def set_(files: NodeFiles, roles: str, *, wait: bool, timeout: float) -> None:
     Example: kowabunga role set kahuna,kaktus
     """
     chosen = _parse_roles(roles)
+    converge.check_program(files, this_program())
     changed = set_roles(files, chosen)
     if changed:
         _say(f"{files.config}: roles are {', '.join(chosen) or 'none'}")

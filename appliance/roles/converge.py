@@ -36,11 +36,22 @@ class Program:
     environment: Mapping[str, str]
 
 
+def check_program(files: NodeFiles, program: Program) -> None:
+    """Refuse before anything is changed.
+
+    Raises:
+        Invalid: systemd could not start the program.
+    """
+    if files.is_default and systemd.is_running():
+        systemd.unit_file(program.executable)
+
+
 async def ensure_supervisor(files: NodeFiles, program: Program, *, clock: Clock) -> bool:
     """Have a supervisor running for these files; whether one had to be started.
 
     Raises:
         Unavailable: it ended at once.
+        Invalid: systemd could not start the program.
         DriverError: it, or systemd, refused.
     """
     if files.is_default and systemd.is_running():

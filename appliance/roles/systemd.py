@@ -3,16 +3,24 @@
 The same supervisor runs without systemd; a unit per role would be a second way to do its work.
 """
 
+import re
 from pathlib import Path
 from typing import Final
 
 from appliance.core.command import run
+from appliance.core.errors import Invalid
 from appliance.core.files import write_atomic
 from appliance.roles.node_file import read_node_file
 
 UNIT: Final = "kowabunga.service"
 _UNIT_FILE: Final = Path("/etc/systemd/system") / UNIT
 _TIMEOUT_S: Final = 90.0
+
+# What PrivateTmp and ProtectHome below hide from the service.
+_HIDDEN: Final = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  # noqa: S108
+# ExecStart gives blanks, quotes, "%", "$" and "\\" a meaning: systemd.service(5).
+_PLAIN: Final = re.compile(r"[A-Za-z0-9/._+@:~-]+")
+_ELSEWHERE: Final = "copy it to /usr/local/bin, and run that one"
 
 # Restart without limit: a node that gives up cannot be helped from afar. The supervisor gets the
 # first SIGTERM alone and ends its children itself. What agents need (device nodes, kernel settings,
@@ -62,13 +70,31 @@ def is_running() -> bool:
     return Path("/run/systemd/system").is_dir()
 
 
+def unit_file(executable: Path) -> bytes:
+    """Return the unit that runs this executable.
+
+    Raises:
+        Invalid: the service could not start it.
+    """
+    for hidden in _HIDDEN:
+        if executable.is_relative_to(hidden):
+            raise Invalid(f"{executable}: a service sees nothing in {hidden}", hint=_ELSEWHERE)
+    if not _PLAIN.fullmatch(str(executable)):
+        raise Invalid(
+            f"{executable}: its path has a character that systemd would not take as it is",
+            hint=_ELSEWHERE,
+        )
+    return _TEMPLATE.format(executable=executable).encode()
+
+
 async def ensure_service(executable: Path) -> bool:
     """Have the unit installed, enabled and running this executable; whether that changed a thing.
 
     Raises:
+        Invalid: it could not start this executable.
         DriverError: systemd refused, or the service did not come up.
     """
-    unit = _TEMPLATE.format(executable=executable).encode()
+    unit = unit_file(executable)
     stale = read_node_file(_UNIT_FILE) != unit
     if stale:
         write_atomic(_UNIT_FILE, unit)

@@ -96,6 +96,13 @@ def machine(tmp_path: Path) -> Generator[Machine]:
 
 
 def test_the_node_is_a_service_of_systemd(machine: Machine) -> None:
+    # What the service could not see is refused before anything is changed.
+    machine.run("cp", "/usr/local/bin/kowabunga", "/root/kowabunga")
+    refused = machine.run("/root/kowabunga", "role", "set", "kahuna", check=False)
+    assert refused.returncode != 0
+    assert "copy it to /usr/local/bin" in refused.stderr
+    assert machine.run("ls", "/etc/kowabunga/node.yaml", check=False).returncode != 0
+
     done = machine.run("kowabunga", "role", "set", "kahuna,kaktus")
     assert done.stdout == ""
     assert "started the node's supervisor" in done.stderr
