@@ -124,6 +124,10 @@ def show(files: NodeFiles, form: Format) -> None:
         raise Failed("the node file is being applied", ExitCode.DEGRADED)
     if not status.healthy:
         raise Failed("not every role is running", ExitCode.DEGRADED)
+    if status.unwatched:
+        raise Failed(
+            f"{status.unwatched}; the node file is looked at every few seconds", ExitCode.DEGRADED
+        )
 
 
 @role.command("set")

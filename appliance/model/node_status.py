@@ -25,12 +25,16 @@ class RoleStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class NodeStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`digest` is of the node file last dealt with: applied, or refused for `error`."""
+    """`digest` is of the node file last dealt with: applied, or refused for `error`.
+
+    `unwatched` says why the node file is looked at every few seconds instead of watched.
+    """
 
     pid: int
     version: str
     digest: str
     error: Problem | None = None
+    unwatched: str = ""
     roles: dict[Role, RoleStatus] = {}
 
     @property

@@ -7,11 +7,11 @@ it knows it tells in `node.json` in the run directory, for `kowabunga role`.
 import asyncio
 import os
 from asyncio.subprocess import Process
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import msgspec
 import structlog
@@ -19,11 +19,11 @@ import structlog
 from appliance.core import command
 from appliance.core.aio import Backoff
 from appliance.core.clock import Clock
-from appliance.core.errors import Invalid, Problem
+from appliance.core.errors import DriverError, Invalid, Problem
 from appliance.core.files import write_atomic
 from appliance.core.service import notify_systemd
 from appliance.core.version import version_line
-from appliance.core.watch import watch
+from appliance.core.watch import Watch, watch
 from appliance.model.node import NodeConfig, Role
 from appliance.model.node_status import NodeStatus, RoleState, RoleStatus
 from appliance.roles.node import Assignment, Report, assignments
@@ -45,12 +45,22 @@ class Launch:
 
 class Supervisor:
     def __init__(
-        self, files: NodeFiles, launch: Launch, *, clock: Clock, backoff: Backoff | None = None
+        self,
+        files: NodeFiles,
+        launch: Launch,
+        *,
+        clock: Clock,
+        backoff: Backoff | None = None,
+        watch: Callable[[Path], AbstractContextManager[Watch]] = watch,
+        look_every_s: float = 5.0,
     ) -> None:
         self._files = files
         self._launch = launch
         self._clock = clock
         self._backoff = backoff or Backoff()
+        self._watch = watch
+        self._look_every_s = look_every_s
+        self._unwatched = ""
         self._digest = ""
         self._error: Problem | None = None
         self._status: dict[Role, RoleStatus] = {}
@@ -63,22 +73,44 @@ class Supervisor:
             Conflict: another supervisor runs with the same run directory.
         """
         self._files.runtime.mkdir(mode=0o755, parents=True, exist_ok=True)
-        with (
-            hold(self._files.lock, "the node's supervisor"),
-            watch(self._files.config) as watching,
-        ):
+        with hold(self._files.lock, "the node's supervisor"):
             try:
                 async with asyncio.TaskGroup() as group:
                     await self._look(group)
                     notify_systemd("READY=1")
                     group.create_task(self._tell_alive())
-                    while True:
-                        await watching.changed()
-                        await self._look(group)
+                    await self._follow(group)
             finally:
                 notify_systemd("STOPPING=1")
                 with suppress(FileNotFoundError):
                     self._files.status.unlink()
+
+    async def _follow(self, group: asyncio.TaskGroup) -> NoReturn:
+        """Look at the node file after each change; every few seconds while it cannot be watched.
+
+        Other programs can use up what the kernel grants of watches: no reason to end the roles.
+        """
+        while True:
+            try:
+                with self._watch(self._files.config) as watching:
+                    self._tell_unwatched("")
+                    while True:
+                        await self._look(group)
+                        await watching.changed()
+            except DriverError as failed:
+                self._tell_unwatched(str(failed))
+            await self._clock.sleep(self._look_every_s)
+            await self._look(group)
+
+    def _tell_unwatched(self, why: str) -> None:
+        if why == self._unwatched:
+            return
+        if why:
+            _log.warning("node_file_not_watched", why=why, look_every_s=self._look_every_s)
+        else:
+            _log.info("node_file_watched_again")
+        self._unwatched = why
+        self._publish()
 
     async def _look(self, group: asyncio.TaskGroup) -> None:
         """Apply the node file if it is another one than last time, or refuse it."""
@@ -216,6 +248,7 @@ class Supervisor:
             version=version_line(),
             digest=self._digest,
             error=self._error,
+            unwatched=self._unwatched,
             roles=self._status,
         )
         try:

@@ -4,8 +4,8 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -13,8 +13,9 @@ import pytest
 
 from appliance.core.aio import Backoff
 from appliance.core.clock import SystemClock
-from appliance.core.errors import Conflict, Unavailable
+from appliance.core.errors import Conflict, DriverError, Unavailable
 from appliance.core.files import write_atomic
+from appliance.core.watch import Watch
 from appliance.model.node import Role
 from appliance.model.node_status import NodeStatus, RoleState, RoleStatus
 from appliance.roles.node_file import NodeFiles, digest_of, read_status
@@ -50,13 +51,31 @@ class Node:
         stand_in.write_text(_STAND_IN)
         stand_in.chmod(0o755)
         self._launch = Launch([stand_in], {})
+        self.watches_left = True
+
+    @contextmanager
+    def watch(self, path: Path) -> Generator[Watch]:
+        """Watch as the kernel would, while it grants watches."""
+        self.refuse_watch()
+        with closing(_Watch(path, self)) as watching:
+            yield watching
+
+    def refuse_watch(self) -> None:
+        if not self.watches_left:
+            raise DriverError("no watch left", hint="raise the limit")
 
     def write(self, text: str) -> None:
         write_atomic(self.files.config, text.encode())
 
     def supervisor(self) -> Supervisor:
-        backoff = Backoff(first_s=0.01, max_s=0.02)
-        return Supervisor(self.files, self._launch, clock=SystemClock(), backoff=backoff)
+        return Supervisor(
+            self.files,
+            self._launch,
+            clock=SystemClock(),
+            backoff=Backoff(first_s=0.01, max_s=0.02),
+            watch=self.watch,
+            look_every_s=0.01,
+        )
 
     @asynccontextmanager
     async def supervised(self) -> AsyncGenerator[None]:
@@ -90,6 +109,16 @@ class Node:
 
     def _content(self) -> bytes | None:
         return self.files.config.read_bytes() if self.files.config.exists() else None
+
+
+class _Watch(Watch):
+    def __init__(self, path: Path, node: Node) -> None:
+        super().__init__(path)
+        self._node = node
+
+    async def changed(self) -> None:
+        await super().changed()
+        self._node.refuse_watch()
 
 
 @pytest.fixture
@@ -301,7 +330,7 @@ async def test_the_status_names_nothing_but_what_it_should(node: Node) -> None:
     async with node.supervised():
         await node.settled()
         told = msgspec.json.decode(node.files.status.read_bytes())
-        assert set(told) == {"pid", "version", "digest", "error", "roles"}
+        assert set(told) == {"pid", "version", "digest", "error", "unwatched", "roles"}
 
 
 async def test_a_copy_of_the_node_file_that_cannot_be_used_ends_no_role(node: Node) -> None:
@@ -327,7 +356,30 @@ _NOTHING = RoleStatus(state=RoleState.STOPPING, since_ms=0)
 async def test_a_supervisor_of_another_release_is_told_as_an_unknown_state(node: Node) -> None:
     async with node.supervised():
         told = msgspec.json.decode(node.files.status.read_bytes())
-        for foreign in (told | {"novelty": 1}, {"pid": 1}, []):
+        kinds: list[object] = [told | {"novelty": 1}, {"pid": 1}, []]
+        for foreign in kinds:
             write_atomic(node.files.status, msgspec.json.encode(foreign))
             with pytest.raises(Unavailable, match=r"is unknown: .*another release.*role stop"):
                 read_status(node.files)
+
+
+async def test_without_a_watch_the_file_is_looked_at_and_no_role_ends(node: Node) -> None:
+    node.write("roles: [kahuna]\n")
+    async with node.supervised():
+        process = pid(await node.settled(), Role.KAHUNA)
+        node.watches_left = False
+        for roles in ("kahuna, kaktus", "kahuna"):  # the watch is lost, then there is none
+            node.write(f"roles: [{roles}]\n")
+            status = await node.settled()
+            assert ", ".join(status.roles) == roles
+            assert pid(status, Role.KAHUNA) == process
+            await node.told(lambda told: told.unwatched == "no watch left (raise the limit)")
+        node.watches_left = True
+        assert (await node.told(lambda told: told.unwatched == "")).healthy
+
+
+async def test_a_node_starts_without_a_watch(node: Node) -> None:
+    node.watches_left = False
+    node.write("roles: [kahuna]\n")
+    async with node.supervised():
+        assert (await node.settled()).healthy
