@@ -51,10 +51,14 @@ class Cast:
         self._verifier = crypto.random_key()
         self._boot_id = new_id()
         self._nodes: dict[str, SimulatedNode] = {}
+        self._woken = asyncio.Event()
 
     def faults_of(self, agent_id: str) -> Faults | None:
         node = self._nodes.get(agent_id)
         return None if node is None else node.faults
+
+    def look(self) -> None:
+        self._woken.set()
 
     def directory_of(self, agents: Agents) -> "PlayedDirectory":
         """Return the directory that lets the players in."""
@@ -82,7 +86,17 @@ class Cast:
                     for agent_id in wanted.keys() - players.keys():
                         run = self._run(wanted[agent_id], world, fences, dialer)
                         players[agent_id] = group.create_task(run)
-                    await self._clock.sleep(_LOOK_S)
+                    await self._pause()
+
+    async def _pause(self) -> None:
+        """Sleep until the next look for agents."""
+        async with asyncio.TaskGroup() as group:
+            slept = group.create_task(self._clock.sleep(_LOOK_S))
+            woken = group.create_task(self._woken.wait())
+            await asyncio.wait({slept, woken}, return_when=asyncio.FIRST_COMPLETED)
+            slept.cancel()
+            woken.cancel()
+        self._woken.clear()
 
     async def _run(
         self, agent: Agent, world: World, fences: FenceBook, dialer: LocalDialer

@@ -195,7 +195,7 @@ async def open_kahuna(
             rotation=rotation,
             recovery=Recovery(store, keyring, clock, passphrases),
             stopping=asyncio.Event(),
-            simulation=None if stage is None else Simulation(store, stage),
+            simulation=None if stage is None else Simulation(store, stage, hub.reachable, clock),
         )
         yield Kahuna(config, services, ApiKeys(store), api_key_file, tcp)
 

@@ -5,11 +5,12 @@ Kahuna whose nodes are real.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Final, Protocol
 
 import msgspec
 
+from appliance.core.clock import Clock
 from appliance.core.errors import (
     Conflict,
     DriverError,
@@ -28,6 +29,8 @@ from appliance.store.base import Statement, Store, fetch
 
 MAX_FACTOR: Final = 1_000_000.0  # of 5 ms: more than an hour
 MAX_TIMES: Final = 1_000_000_000
+_CONNECT_S: Final = 5.0  # an agent is played much sooner
+_POLL_S: Final = 0.005
 
 
 _CLASSES: Final[dict[FaultError, type[KowabungaError]]] = {
@@ -79,6 +82,10 @@ class Stage(Protocol):
         """Return the handle on an agent's node; None: it is not played."""
         ...
 
+    def look(self) -> None:
+        """Have agents that were made just now played without delay."""
+        ...
+
 
 class FailureView(msgspec.Struct, frozen=True):
     method: Annotated[str | None, about("The method that fails; null: any")]
@@ -111,9 +118,27 @@ class _Node(msgspec.Struct, frozen=True):
 class Simulation:
     """What an operator of a simulated cloud does to its nodes."""
 
-    def __init__(self, store: Store, stage: Stage) -> None:
+    def __init__(
+        self, store: Store, stage: Stage, reachable: Callable[[str], bool], clock: Clock
+    ) -> None:
         self._store = store
         self._stage = stage
+        self._reachable = reachable
+        self._clock = clock
+
+    async def settle(self, agent_id: str) -> None:
+        """Return once an agent is connected, unless its node is cut off.
+
+        No client waits between an agent and what needs it. One that does not come in time is
+        missed by what needs it.
+        """
+        end = self._clock.monotonic() + _CONNECT_S
+        self._stage.look()
+        while not self._reachable(agent_id) and self._clock.monotonic() < end:
+            faults = self._stage.faults_of(agent_id)
+            if faults is not None and faults.is_cut:
+                return
+            await self._clock.sleep(_POLL_S)
 
     async def nodes(self) -> list[SimulatedNodeView]:
         """Return the nodes that are played, by their agents' ids."""

@@ -7,7 +7,7 @@ from msgspec import UNSET
 
 from appliance.api.guards import Allow
 from appliance.api.v1.route import Call, Query, Route
-from appliance.api.v1.standard import create, list_all, read, update
+from appliance.api.v1.standard import list_all, read, update
 from appliance.core.errors import Invalid
 from appliance.model.agent import CredentialKind
 from appliance.resources.agent import AGENTS
@@ -16,6 +16,18 @@ from appliance.resources.api_token import ApiToken, expiry_ms
 _AGENT: Final = "/agent/{agentId}"
 _EXPIRE: Final = Query("expire", "boolean", "Whether the key stops working some day.")
 _EXPIRATION_DATE: Final = Query("expiration_date", "date", "Last day of the key, YYYY-MM-DD.")
+
+
+async def _create_agent(call: Call) -> object:
+    made = await call.services.catalog.create(AGENTS, call.body, None, "")
+    await _settle(call, str(made.id))
+    return made
+
+
+async def _settle(call: Call, agent_id: str) -> None:
+    """Where agents are played, answer when this one is: nobody else could start it."""
+    if call.services.simulation is not None:
+        await call.services.simulation.settle(agent_id)
 
 
 async def _delete_agent(call: Call) -> None:
@@ -35,6 +47,7 @@ async def _set_token(call: Call) -> ApiToken:
         )
     await services.agents.issue_key(call.last_id, expires_at_ms)
     services.hub.disconnect(call.last_id, "a new key was issued")
+    await _settle(call, call.last_id)
     return ApiToken(
         id=call.last_id,  # an agent has one key
         name=f"{agent.name}-api-key",
@@ -59,7 +72,16 @@ def _expiry(call: Call) -> tuple[int | None, dt.date | None]:
 
 AGENT_ROUTES: Final[tuple[Route, ...]] = (
     list_all(AGENTS, "/agent", "ListAgents", "agent", who=Allow.SUPER_ADMIN),
-    create(AGENTS, None, "/agent", "CreateAgent", "agent", who=Allow.SUPER_ADMIN),
+    Route(
+        method="POST",
+        path="/agent",
+        operation_id="CreateAgent",
+        tags=("agent",),
+        who=Allow.SUPER_ADMIN,
+        call=_create_agent,
+        body=AGENTS.struct,
+        answer=AGENTS.struct,
+    ),
     read(AGENTS, _AGENT, "ReadAgent", "agent", who=Allow.SUPER_ADMIN),
     update(AGENTS, _AGENT, "UpdateAgent", "agent", who=Allow.SUPER_ADMIN),
     Route(

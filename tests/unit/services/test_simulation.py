@@ -25,9 +25,13 @@ class Handles:
 
     def __init__(self) -> None:
         self.of: dict[str, Faults] = {}
+        self.looks = 0
 
     def faults_of(self, agent_id: str) -> Faults | None:
         return self.of.get(agent_id)
+
+    def look(self) -> None:
+        self.looks += 1
 
 
 @pytest_asyncio.fixture
@@ -55,7 +59,7 @@ async def handles(services: Services, region: SimulatedRegion) -> Handles:
 
 @pytest.fixture
 def simulation(services: Services, handles: Handles) -> Simulation:
-    return Simulation(services.store, handles)
+    return Simulation(services.store, handles, services.hub.reachable, services.clock)
 
 
 @pytest.mark.usefixtures("handles")
@@ -157,3 +161,23 @@ async def test_impossible_faults_are_refused(simulation: Simulation) -> None:
     assert not (await simulation.nodes())[0].failures
     with pytest.raises(NotFound):
         await simulation.slow(new_id(), 2)
+
+
+async def test_an_agent_is_waited_for_until_it_is_connected_but_not_a_cut_one(
+    services: Services, handles: Handles
+) -> None:
+    connected: list[str] = []
+
+    def reachable(agent_id: str) -> bool:
+        connected.append(agent_id)
+        return len(connected) > 2
+
+    simulation = Simulation(services.store, handles, reachable, services.clock)
+    first, second, *_ = handles.of
+    await simulation.settle(first)
+    assert connected == [first] * 3
+    assert handles.looks == 1
+    connected.clear()
+    handles.of[second].cut()
+    await simulation.settle(second)
+    assert connected == [second]
