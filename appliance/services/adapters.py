@@ -80,6 +80,7 @@ class Adapters:
             except Stale:
                 continue
             except Conflict as conflict:
+                await self._catalog.refuse_taken(ADAPTERS, "", wanted)
                 raise await self._explained(adapter_id, subnet_id, wanted, conflict) from conflict
             return await self._catalog.get(ADAPTERS, adapter_id)
         raise Unavailable(f"subnet {subnet_id} is being changed by many at once")

@@ -95,6 +95,7 @@ class Catalog:
                     [*ruled(table.rules, object_id, parent_id, wanted), *insert]
                 )
             except Stale:
+                await self.refuse_taken(table, parent_id, wanted)  # a repeated create breaks rules
                 await self.refuse_offenders(table.rules, object_id, parent_id, wanted)
             except Conflict as conflict:
                 if parent is not None:
@@ -182,18 +183,27 @@ class Catalog:
         self, table: View[S], parent_id: str, wanted: S, conflict: Conflict
     ) -> Conflict:
         """Return the conflict in the words of the user who met it."""
+        if conflict.context.get("constraint") != "unique":
+            return conflict
+        try:
+            await self.refuse_taken(table, parent_id, wanted)
+        except Conflict as taken:
+            return taken
+        return conflict
+
+    async def refuse_taken(self, table: View[S], parent_id: str, wanted: S) -> None:
+        """Raise Conflict when an object has the name of one that was to be made."""
         name: str | None = getattr(wanted, "name", None)
-        if conflict.context.get("constraint") != "unique" or name is None:
-            return conflict
+        if name is None:
+            return
         rows = await self._store.query(table.find_named(parent_id, name), Consistency.LINEARIZABLE)
-        if not rows:
-            return conflict
-        (taken_by,) = _ids(rows)
-        return Conflict(
-            f"{table.title} {quoted(name)} exists already as {taken_by}",
-            hint="choose another name",
-            id=taken_by,
-        )
+        if rows:
+            (taken_by,) = _ids(rows)
+            raise Conflict(
+                f"{table.title} {quoted(name)} exists already as {taken_by}",
+                hint="choose another name",
+                id=taken_by,
+            )
 
     async def refuse_offenders(
         self, rules: Sequence[Rule[S]], object_id: str, parent_id: str, wanted: S

@@ -79,6 +79,10 @@ async def _unexplained(_: Conflict) -> None:
     return None
 
 
+async def _nameless() -> None:
+    return
+
+
 class Durable:
     def __init__(self, store: Store, engine: Engine, gateway: AgentGateway, clock: Clock) -> None:
         self._store = store
@@ -98,12 +102,15 @@ class Durable:
         after: Callable[[Operation], Awaitable[T]],
         *,
         explain: Explain = _unexplained,
+        refuse_taken: Callable[[], Awaitable[None]] = _nameless,
     ) -> Begun[T]:
         """Submit what `prepare` returns, or join the same request while that is unfinished.
 
         `prepare` reads, refuses in the user's words, and returns a submission that guards what it
         read; if the guard fails, it runs again. `explain` says what a constraint refused, or None
         when another try may succeed. `after` makes the answer from the operation that is done.
+        `refuse_taken` raises Conflict when the name of what is to be made is taken: a repeated
+        create is told so, not which of the things it made is now in its own way.
 
         Raises:
             DeadlineExceeded: other operations held the objects all the time.
@@ -113,7 +120,13 @@ class Durable:
         end = self._clock.monotonic() + deadline_s(kind)
         operation_id = await self._find_same(asked)
         if operation_id is None:
-            operation_id = await self._submit(prepare, end, explain)
+            try:
+                operation_id = await self._submit(prepare, end, explain)
+            except (Invalid, InsufficientResource):
+                operation_id = await self._find_same(asked)  # begun meanwhile: it is in the way
+                if operation_id is None:
+                    await refuse_taken()
+                    raise
         return self._begun(operation_id, kind, after, end)
 
     async def begin_delete(

@@ -125,7 +125,12 @@ class Instances:
 
         try:
             return await self._durable.begin(
-                asked, INSTANCE_CREATE, prepare, self._answer, explain=explain
+                asked,
+                INSTANCE_CREATE,
+                prepare,
+                self._answer,
+                explain=explain,
+                refuse_taken=lambda: self._catalog.refuse_taken(INSTANCES, "", wanted),
             )
         finally:
             self._placement.forget(instance_id)

@@ -192,7 +192,12 @@ class Komputes:
 
         try:
             return await self._durable.begin(
-                asked, KOMPUTE_CREATE, prepare, self._answer, explain=explain
+                asked,
+                KOMPUTE_CREATE,
+                prepare,
+                self._answer,
+                explain=explain,
+                refuse_taken=lambda: self._catalog.refuse_taken(KOMPUTES, "", wanted),
             )
         finally:
             self._placement.forget(ids.instance)

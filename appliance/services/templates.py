@@ -64,7 +64,14 @@ class Templates:
         async def after(operation: Operation) -> Template:
             return await self._catalog.get(TEMPLATES, object_of(operation))
 
-        return await self._durable.begin(asked, TEMPLATE_CREATE, prepare, after, explain=explain)
+        return await self._durable.begin(
+            asked,
+            TEMPLATE_CREATE,
+            prepare,
+            after,
+            explain=explain,
+            refuse_taken=lambda: self._catalog.refuse_taken(TEMPLATES, pool_id, wanted),
+        )
 
     async def delete(self, asked: Asked, template_id: str) -> Begun[None]:
         """Remove a template, or stop its import.

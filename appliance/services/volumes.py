@@ -110,7 +110,12 @@ class Volumes:
             return await self._catalog.taken(VOLUMES, "", wanted, conflict)
 
         return await self._durable.begin(
-            asked, VOLUME_CREATE, prepare, self._answer, explain=explain
+            asked,
+            VOLUME_CREATE,
+            prepare,
+            self._answer,
+            explain=explain,
+            refuse_taken=lambda: self._catalog.refuse_taken(VOLUMES, "", wanted),
         )
 
     async def update(self, asked: Asked, volume_id: str, sent: Volume) -> Begun[Volume]:
