@@ -9,6 +9,7 @@ import click
 from appliance.cli.client import ApiClient, segment
 from appliance.cli.kit import Show, show_item, shown
 from appliance.cli.lookup import Lookup
+from appliance.cli.names import names_of
 from appliance.cli.nouns import NOUNS
 from appliance.cli.options import FILE, choice, output, remote
 from appliance.cli.output import Column, Format, field, moment, show_list, show_one
@@ -53,7 +54,7 @@ def list_agents(client: ApiClient, /, show: Show) -> None:
 
 
 @agent.command("show", epilog="Example: kowabunga agent show kaktus-1")
-@click.argument("text", metavar="AGENT")
+@click.argument("text", metavar="AGENT", shell_complete=names_of("agent"))
 @shown
 @remote
 def show_agent(client: ApiClient, /, text: str, show: Show) -> None:
@@ -100,7 +101,7 @@ def enrol(
 
 
 @agent.command(epilog="Example: kowabunga agent credential kaktus-1 --output k.json")
-@click.argument("text", metavar="AGENT")
+@click.argument("text", metavar="AGENT", shell_complete=names_of("agent"))
 @click.option("--output", "file", type=FILE, required=True, help="New file (0600) for the key.")
 @click.option("--new", is_flag=True, help="Issue a new key first, which ends the old one.")
 @remote
@@ -116,7 +117,7 @@ def credential(client: ApiClient, text: str, file: Path, new: bool) -> None:  # 
 
 
 @agent.command(epilog="Example: kowabunga agent revoke kaktus-1")
-@click.argument("text", metavar="AGENT")
+@click.argument("text", metavar="AGENT", shell_complete=names_of("agent"))
 @remote
 def revoke(client: ApiClient, text: str) -> None:
     """End an agent's credential and its sessions; it comes back only with a new one."""
@@ -124,7 +125,7 @@ def revoke(client: ApiClient, text: str) -> None:
 
 
 @agent.command(epilog="Example: kowabunga agent log kaktus-1 --follow")
-@click.argument("text", metavar="AGENT")
+@click.argument("text", metavar="AGENT", shell_complete=names_of("agent"))
 @click.option("--follow", "-f", is_flag=True, help="Go on with new lines.")
 @remote
 def log(client: ApiClient, text: str, follow: bool) -> None:  # noqa: FBT001

@@ -8,6 +8,7 @@ from typing import Any, Final
 import click
 
 from appliance.cli.lookup import Lookup
+from appliance.cli.names import names_of
 from appliance.cli.noun import Noun, Query
 from appliance.cli.options import FILE, choice
 from appliance.cli.output import Item
@@ -67,6 +68,7 @@ def query_options(queries: Sequence[Query]) -> list[Decorator]:
             type=None if query.kind is bool else query.kind,
             help=query.about,
             metavar=query.noun.upper() or None,
+            shell_complete=names_of(query.noun) if query.noun else None,
         )
         for query in queries
     ]
@@ -142,6 +144,7 @@ def _option(noun: Noun, field: Field, *, making: bool) -> Decorator:
         required=required,
         help=about,
         metavar=field.between.join(field.pair).upper() if field.pair else reference.upper() or None,
+        shell_complete=names_of(reference) if reference else None,
     )
 
 

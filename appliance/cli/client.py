@@ -148,6 +148,8 @@ class ApiClient:
         endless: bool = False,
     ) -> Generator[httpx.Response]:
         limit = self._connection.timeout_s
+        read = None if endless else limit
+        timeout = httpx.Timeout(limit, connect=min(limit, 10.0), read=read)
         try:
             with self._http.stream(
                 method,
@@ -155,7 +157,7 @@ class ApiClient:
                 params=dict(query or {}),
                 headers=dict(headers or {}),
                 content=None if content is None else msgspec.json.encode(content),
-                timeout=httpx.Timeout(limit, connect=10.0, read=None if endless else limit),
+                timeout=timeout,
             ) as response:
                 if self._connection.debug:
                     request_id = response.headers.get("x-request-id", "unknown")

@@ -10,6 +10,7 @@ import click
 from appliance.cli.arguments import Decorator, Given
 from appliance.cli.client import V1, Answer, segment
 from appliance.cli.lookup import Lookup
+from appliance.cli.names import names_of
 from appliance.cli.noun import Noun
 from appliance.cli.options import output
 from appliance.cli.output import Column, Format, Item, field, show_one
@@ -121,12 +122,17 @@ def resolve(lookup: Lookup, noun: Noun, text: str, given: Given) -> str:
 
 
 def named(noun: Noun) -> Decorator:
-    return click.argument("text", metavar=noun.name.upper())
+    return click.argument("text", metavar=noun.name.upper(), shell_complete=names_of(noun.name))
 
 
 def parent_option(noun: str, *, required: bool, about: str) -> Decorator:
     return click.option(
-        f"--{noun}", f"parent_{noun}", metavar=noun.upper(), required=required, help=about
+        f"--{noun}",
+        f"parent_{noun}",
+        metavar=noun.upper(),
+        required=required,
+        help=about,
+        shell_complete=names_of(noun),
     )
 
 

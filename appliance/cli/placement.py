@@ -9,6 +9,7 @@ from appliance.cli.arguments import SIZE, query_of, query_options
 from appliance.cli.client import ApiClient, segment
 from appliance.cli.exit_code import ExitCode
 from appliance.cli.lookup import Lookup
+from appliance.cli.names import names_of
 from appliance.cli.nouns import NOUNS
 from appliance.cli.options import choice, output, remote
 from appliance.cli.output import Format, Item, field, show_data, show_list, show_one
@@ -66,7 +67,7 @@ def explain(client: ApiClient, /, form: Format, **given: Any) -> ExitCode:  # no
 
 
 @project.command(epilog="Example: kowabunga project spread shop hard")
-@click.argument("text", metavar="PROJECT")
+@click.argument("text", metavar="PROJECT", shell_complete=names_of("project"))
 @click.argument("how", type=choice(Spread), required=False)
 @click.option("--plan", is_flag=True, help="Print what would change, and change nothing.")
 @output

@@ -38,6 +38,7 @@ from appliance.cli.kit import (
     told_operation,
 )
 from appliance.cli.lookup import Lookup, path_of
+from appliance.cli.names import names_of
 from appliance.cli.noun import Noun
 from appliance.cli.options import remote
 from appliance.cli.output import Item, show_list
@@ -226,7 +227,13 @@ def _delete(kit: Kit) -> click.Command:
         return next((code for code in codes if code is not ExitCode.DONE), ExitCode.DONE)
 
     options: list[Decorator] = [
-        click.argument("texts", metavar=noun.name.upper(), nargs=-1, required=True),
+        click.argument(
+            "texts",
+            metavar=noun.name.upper(),
+            nargs=-1,
+            required=True,
+            shell_complete=names_of(noun.name),
+        ),
         *scope(noun),
     ]
     about = f"Delete {noun.plural_name}; one that is refused keeps none of the others."
