@@ -1,6 +1,7 @@
 """What holds for every command: codes, errors, tables, and where a key may go."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,9 @@ def test_exit_codes_are_those_that_are_documented() -> None:
         "UNSUPPORTED": 12,
         "INTERRUPTED": 130,
     }
+    page = (Path(__file__).parents[3] / "docs" / "command-line.md").read_text()
+    documented = [int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)]
+    assert documented == [code.value for code in ExitCode]
 
 
 @pytest.mark.parametrize(
