@@ -7,8 +7,12 @@ import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from appliance.core.errors import Conflict, Forbidden
+
+_STATE: Final = "state.db"  # where it is, everything is ours
+_OTHERS: Final = 0o077  # the permissions of group and others
 
 
 def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
@@ -66,14 +70,29 @@ def sync_directory(path: Path) -> None:
 
 
 def ensure_private_directory(path: Path) -> None:
-    """Create the directory (and its parents) for its owner alone; tighten it if it exists.
+    """Create the directory (and its parents) for its owner alone.
+
+    One that exists is tightened if that takes nothing from anybody: it is ours (a restored state
+    may be readable by all), or empty, or what is in it is its owner's alone already.
 
     Raises:
-        Forbidden: it is made for all users to share, as /tmp is, and they would be locked out.
+        Forbidden: it is made for all users to share, as /tmp is, or holds what others may use, as
+            /var/lib does; they would be locked out.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if path.stat().st_mode & stat.S_ISVTX:
+    mode = path.stat().st_mode
+    if mode & stat.S_ISVTX:
         raise Forbidden(f"{path} is shared by all users", hint="name a directory below it")
+    if not mode & _OTHERS:
+        return
+    for entry in () if (path / _STATE).exists() else path.iterdir():
+        # One that is gone again was a temporary file of ours, or is no obstacle.
+        with suppress(FileNotFoundError):
+            if entry.lstat().st_mode & _OTHERS:
+                raise Forbidden(
+                    f"{path} would be closed to others, who may use {entry.name} in it",
+                    hint=f"name a new directory, or if it is for this alone: chmod 700 {path}",
+                )
     path.chmod(0o700)
 
 
@@ -86,7 +105,7 @@ def read_private(path: Path) -> bytes:
     """
     with path.open("rb") as file:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-        if mode & 0o077:
+        if mode & _OTHERS:
             raise Forbidden(
                 f"{path} is readable by others (mode {mode:04o})", hint=f"run: chmod 600 {path}"
             )

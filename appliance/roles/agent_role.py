@@ -68,7 +68,8 @@ async def run_agent(config: AgentRoleConfig, *, ready: Callable[[], None]) -> No
         Conflict: another process runs this agent, or another agent has its name.
     """
     clock = SystemClock()
-    ensure_private_directory(config.directory)
+    for directory in (config.state, config.directory.parent, config.directory):
+        ensure_private_directory(directory)
     ring = LogRing()
     with agent_lock(config.directory), copied_to(ring):
         identity, urls, ca_file = await _prepare(config, clock)

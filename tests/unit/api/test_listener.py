@@ -182,7 +182,7 @@ async def test_one_connection_too_many_is_told_to_come_back() -> None:
 async def test_the_local_socket_is_for_its_owner_and_tells_who_asks(tmp_path: Path) -> None:
     path = tmp_path / "run/api.sock"
     path.parent.mkdir()
-    path.touch()  # of a process that died
+    path.touch(0o600)  # of a process that died
     sock = bind_local(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700

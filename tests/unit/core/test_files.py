@@ -23,3 +23,26 @@ def test_a_directory_that_all_users_share_is_not_taken_from_them(tmp_path: Path)
     with pytest.raises(Forbidden, match="shared by all users"):
         ensure_private_directory(shared)
     assert stat.S_IMODE(shared.stat().st_mode) == 0o1777
+
+
+def test_a_directory_of_what_others_may_use_is_not_closed_to_them(tmp_path: Path) -> None:
+    library = tmp_path / "lib"
+    (library / "dpkg").mkdir(parents=True)
+    library.chmod(0o755)
+    (library / "dpkg").chmod(0o755)
+    with pytest.raises(Forbidden, match=rf"{library} would be closed .*chmod 700 {library}"):
+        ensure_private_directory(library)
+    assert stat.S_IMODE(library.stat().st_mode) == 0o755
+    library.chmod(0o700)
+    ensure_private_directory(library)
+
+
+@pytest.mark.parametrize(("name", "mode"), [("state.db", 0o644), ("agent.key", 0o600)])
+def test_a_loosened_directory_of_ours_is_tightened_again(
+    tmp_path: Path, name: str, mode: int
+) -> None:
+    state = tmp_path / "state"
+    state.mkdir(0o755)
+    (state / name).touch(mode)
+    ensure_private_directory(state)
+    assert stat.S_IMODE(state.stat().st_mode) == 0o700

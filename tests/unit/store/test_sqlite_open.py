@@ -152,7 +152,7 @@ async def test_an_empty_file_is_refused(path: Path, open_sqlite: OpenSqlite) -> 
 
 async def test_a_lost_file_beside_its_log_is_refused(path: Path, open_sqlite: OpenSqlite) -> None:
     """SQLite would delete the log, and with it the newest changes."""
-    path.parent.mkdir()
+    path.parent.mkdir(0o700)
     log = path.with_name("state.db-wal")
     log.write_bytes(b"changes")
     assert "is missing, but its log" in (await _refused(path, open_sqlite)).detail
