@@ -21,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidState
 
+from appliance.api.tls_accept import TlsAcceptor
 from appliance.core.errors import Conflict, Invalid
 from appliance.core.files import ensure_private_directory
 
@@ -37,6 +38,7 @@ class Limits:
     head_s: float = 10.0  # for the TLS handshake, and for the head of each request
     keep_alive_s: int = 30
     connections: int = 4096
+    handshakes: int = 512  # TLS; each takes 50 KB
     websocket_message_bytes: int = 1024 * 1024
     unread_s: float = 20.0  # for the other side to take something of what waits for it
     graceful_stop_s: int = 4
@@ -176,7 +178,11 @@ class Listener(uvicorn.Server):
         self.listening: Final = asyncio.Event()
         self._socket = sock
         self._limits = limits
-        self._tls = tls
+        self._acceptor = None
+        if tls is not None:
+            self._acceptor = TlsAcceptor(
+                sock, tls, self._protocol, handshake_s=limits.head_s, handshakes=limits.handshakes
+            )
         self._unread: dict[Connection, tuple[int, float]] = {}  # how much waits, since when no less
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
@@ -192,17 +198,22 @@ class Listener(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         del sockets  # ours is bound already
-        server = await asyncio.get_running_loop().create_server(
-            self._protocol,
-            sock=self._socket,
-            ssl=self._tls,
-            ssl_handshake_timeout=self._limits.head_s if self._tls else None,
-        )
-        self.servers = [server]
+        if self._acceptor is None:
+            loop = asyncio.get_running_loop()
+            self.servers = [await loop.create_server(self._protocol, sock=self._socket)]
+        else:
+            self.servers = []
+            self._acceptor.listen()
         self.started = True
         self.listening.set()
 
     async def main_loop(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            if self._acceptor is not None:
+                tasks.create_task(self._acceptor.run())
+            await self._tick()
+
+    async def _tick(self) -> None:
         while True:
             await self.on_tick(0)  # renews the Date header
             self._cut_off_who_reads_nothing()

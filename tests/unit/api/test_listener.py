@@ -227,6 +227,24 @@ async def test_a_silent_tls_handshake_is_cut_off(tmp_path: Path) -> None:
             assert await asyncio.wait_for(reader.read(), 5) == b""
 
 
+async def test_silent_tls_handshakes_are_bounded_and_the_oldest_makes_room(tmp_path: Path) -> None:
+    ca, pair = authority_and_pair(tmp_path, "one")
+    sock = bind_tcp("127.0.0.1", 0)
+    port = sock.getsockname()[1]
+    limits = Limits(handshakes=2, connections=1)
+    async with (
+        serving(Listener(show_peer, sock, limits=limits, tls=server_tls(pair, pair))),
+        connected(port) as (oldest, _),
+        connected(port) as (silent, _),
+        connected(port, ssl.create_default_context(cafile=str(ca))) as (reader, writer),
+    ):
+        with suppress(ConnectionResetError):
+            assert await asyncio.wait_for(oldest.read(), 5) == b""
+        writer.write(_GET)
+        assert await status_of(reader) == b"200"
+        assert not silent.at_eof()
+
+
 async def test_a_new_certificate_serves_new_connections_and_a_bad_one_is_refused(
     tmp_path: Path,
 ) -> None:
