@@ -139,7 +139,7 @@ def _responses(route: Route) -> Json:
 
 
 def _name(answer: type[msgspec.Struct] | type[list[str]]) -> str:
-    return answer.__name__ if issubclass(answer, msgspec.Struct) else _IDS
+    return _IDS if answer == list[str] else answer.__name__
 
 
 def _content(schema: str) -> Json:

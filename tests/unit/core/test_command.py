@@ -86,7 +86,8 @@ async def test_endless_output_is_cut_off() -> None:
 
 async def test_what_left_our_session_does_not_hold_us_up(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
-    child = await command.start(["sh", "-c", f"setsid sleep 100 & echo $! > {pid}; echo up; wait"])
+    stray = f"echo $$ > {pid}; echo up; exec sleep 100"
+    child = await command.start(["sh", "-c", f"setsid sh -c '{stray}' & wait"])
     assert child.stdout is not None
     assert await child.stdout.readline() == b"up\n"
     await command.kill(child)
