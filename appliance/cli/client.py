@@ -56,11 +56,11 @@ class Connection:
 
 
 class ApiClient:
-    """One HTTP client for one command."""
+    """One HTTP client for one command; the local socket is opened for the first request."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._http = _local(connection) if connection.url is None else _remote(connection)
+        self._opened = None if connection.url is None else _remote(connection)
 
     def __enter__(self) -> Self:
         return self
@@ -71,7 +71,14 @@ class ApiClient:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._http.close()
+        if self._opened is not None:
+            self._opened.close()
+
+    @property
+    def _http(self) -> httpx.Client:
+        if self._opened is None:
+            self._opened = _local(self._connection)
+        return self._opened
 
     def call(
         self,
