@@ -51,6 +51,7 @@ def ext_router() -> Router:
             keys.KeyController,
             operations.OperationController,
             placement.PlacementController,
+            placement.KaktusPlacementController,
             settings.SettingController,
             sim.SimulationController,
             state.verify_state,

@@ -100,6 +100,7 @@ _ALL: Final = (
             ),
         ),
         example="kaktus-eu-west-a-1 --zone eu-west-a --agent kaktus-1 --cpu-price 120",
+        where="appliance.cli.placement:kaktus",
     ),
     Noun(
         name="vnet",

@@ -1,4 +1,4 @@
-"""`kompute explain` and `project spread`: what these nouns have beside what derives."""
+"""`kompute explain`, `project spread`, `kaktus schedulable`: what nouns have beside what derives."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +26,7 @@ _VERDICTS = (
 
 kompute = noun_group(NOUNS["kompute"])
 project = noun_group(NOUNS["project"])
+kaktus = noun_group(NOUNS["kaktus"])
 
 
 def _sources(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -90,3 +91,33 @@ def spread(client: ApiClient, text: str, how: str | None, *, plan: bool, form: F
         answer = client.call("PUT", path, body={"spread": how})
     show_one(answer, (field("SPREAD", "spread"),), form, "spread")
     return ExitCode.DONE
+
+
+@kaktus.command(epilog="Example: kowabunga kaktus schedulable kaktus-1 no")
+@click.argument("text", metavar="KAKTUS", shell_complete=names_of("kaktus"))
+@click.argument("wanted", metavar="[yes|no]", type=click.BOOL, required=False)
+@click.option("--plan", is_flag=True, help="Print what would change, and change nothing.")
+@output
+@remote
+def schedulable(
+    client: ApiClient, text: str, *, wanted: bool | None, plan: bool, form: Format
+) -> ExitCode:
+    """Show or decide whether a Kaktus takes new machines; those that it has stay."""
+    kaktus_id = Lookup(client).resolve(NOUNS["kaktus"], text)
+    path = f"/kaktuses/{segment(kaktus_id)}/placement"
+    answer: Item = client.call("GET", path)
+    changes = wanted is not None and wanted != answer["schedulable"]
+    if plan and changes:
+        click.echo(
+            f"kaktus {escape_controls(text)}\n"
+            f"  ~ schedulable: {_yes_no(answer['schedulable'])} -> {_yes_no(wanted)}"
+        )
+        return ExitCode.PLAN_HAS_CHANGES
+    if changes:
+        answer = client.call("PUT", path, body={"schedulable": wanted})
+    show_one(answer, (field("SCHEDULABLE", "schedulable"),), form, "schedulable")
+    return ExitCode.DONE
+
+
+def _yes_no(flag: object) -> str:
+    return "yes" if flag else "no"

@@ -207,6 +207,17 @@ def growth_guard(instance_id: str, *, vcpus: int, memory_bytes: int) -> Statemen
     )
 
 
+def schedulable_of(kaktus_id: str) -> Statement:
+    """Select one row: whether the host takes new instances."""
+    return Statement("SELECT schedulable FROM kaktus WHERE id = ?", (kaktus_id,))
+
+
+def set_schedulable(kaktus_id: str, *, schedulable: bool) -> Statement:
+    return Statement(
+        "UPDATE kaktus SET schedulable = ? WHERE id = ?", (int(schedulable), kaktus_id)
+    )
+
+
 def spread_of(project_id: str) -> Statement:
     """Select one row: the project's `spread`."""
     return Statement(

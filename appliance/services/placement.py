@@ -17,6 +17,8 @@ from appliance.resources.placement import (
     hosts_of_zone,
     place,
     refuse,
+    schedulable_of,
+    set_schedulable,
     set_spread,
     spread_of,
 )
@@ -83,6 +85,15 @@ class Placement:
     async def set_spread(self, project_id: str, spread: Spread) -> None:
         """Decide it for the machines that are made from now on; those that run stay."""
         await self._store.batch([set_spread(project_id, spread)])
+
+    async def is_schedulable(self, kaktus_id: str) -> bool:
+        """Tell whether a host that exists takes new instances."""
+        (row,) = await self._store.query(schedulable_of(kaktus_id))
+        return bool(row["schedulable"])
+
+    async def set_schedulable(self, kaktus_id: str, *, schedulable: bool) -> None:
+        """Open or close a host for new instances; those that it has stay."""
+        await self._store.batch([set_schedulable(kaktus_id, schedulable=schedulable)])
 
     async def _decide(self, needs: Needs) -> tuple[Wanted, Decision]:
         (row,) = await self._store.query(

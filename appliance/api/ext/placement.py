@@ -1,4 +1,4 @@
-"""Where machines go: how those of a project keep apart, and what a host would say to one more."""
+"""Where machines go: how those of a project keep apart, which hosts take new ones, and why not."""
 
 from typing import Annotated
 
@@ -10,6 +10,7 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from appliance.api.guards import Allow, allow
 from appliance.api.services import Services
 from appliance.resources.fields import about
+from appliance.resources.kaktus import KAKTUSES
 from appliance.resources.placement import Refusal, Spread
 from appliance.resources.project import PROJECTS
 from appliance.services.komputes import KomputeOptions
@@ -19,6 +20,10 @@ class ProjectPlacement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     spread: Annotated[
         Spread, about("none: anywhere; soft: apart where possible; hard: never two on one host")
     ]
+
+
+class KaktusPlacement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    schedulable: Annotated[bool, about("Whether it takes new instances; those it has stay")]
 
 
 class Explanation(msgspec.Struct, frozen=True):
@@ -80,3 +85,29 @@ class PlacementController(Controller):
             None if host is None else host.name,
             decision.refusals,
         )
+
+
+class KaktusPlacementController(Controller):
+    path = "/kaktuses/{kaktus_id:str}/placement"
+    tags = ("placement",)
+    opt = allow(Allow.SUPER_ADMIN)
+
+    @get(operation_id="GetKaktusPlacement")
+    async def get_placement(
+        self, services: NamedDependency[Services], kaktus_id: FromPath[str]
+    ) -> KaktusPlacement:
+        """Return whether a Kaktus takes new instances."""
+        await services.catalog.require(KAKTUSES, kaktus_id)
+        return KaktusPlacement(await services.compute.placement.is_schedulable(kaktus_id))
+
+    @put(operation_id="SetKaktusPlacement")
+    async def set_placement(
+        self,
+        services: NamedDependency[Services],
+        kaktus_id: FromPath[str],
+        data: JSONBody[KaktusPlacement],
+    ) -> KaktusPlacement:
+        """Open or close a Kaktus for new instances; those that it has stay."""
+        await services.catalog.require(KAKTUSES, kaktus_id)
+        await services.compute.placement.set_schedulable(kaktus_id, schedulable=data.schedulable)
+        return data

@@ -298,6 +298,21 @@ def test_machines_of_a_project_keep_apart_as_it_says(cli: Cli) -> None:
     assert cli("project", "spread", "f" * 24, "hard").code == ExitCode.NOT_FOUND
 
 
+def test_a_closed_node_takes_no_new_machine(cli: Cli) -> None:
+    build_cloud(cli)
+    (node,) = ask(cli, "kaktus", "list")
+    closed = ("kaktus", "schedulable", node["name"], "no")
+    assert cli(*closed, "--plan").code == ExitCode.PLAN_HAS_CHANGES
+    assert ask(cli, *closed[:3]) == {"schedulable": True}
+    assert ask(cli, *closed) == {"schedulable": False}
+    refused = cli(*MACHINE)
+    assert refused.code == ExitCode.PRECONDITION
+    assert "closed to new instances" in refused.err
+    assert ask(cli, *closed[:3], "yes") == {"schedulable": True}
+    ok(cli(*MACHINE))
+    assert cli("kaktus", "schedulable", "f" * 24, "no").code == ExitCode.NOT_FOUND
+
+
 def test_explain_needs_no_server(cli: Cli) -> None:
     told = ok(cli("explain", "kompute.disk")).out
     assert "disk  size" in told
