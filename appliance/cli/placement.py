@@ -1,4 +1,4 @@
-"""`kompute explain`, `project spread`, `kaktus schedulable`: what nouns have beside what derives."""
+"""`kompute explain`, `project spread`, `kaktus schedulable`: what does not derive from nouns."""
 
 from collections.abc import Callable
 from typing import Any
