@@ -50,7 +50,11 @@ def _invariants() -> Iterator[tuple[str, str]]:
         " UNION SELECT 'template/' || id, phase FROM template)"
         " WHERE phase NOT IN ('ready')",
     )
-    yield ("a lock without an operation", "SELECT target FROM operation_target")
+    yield (
+        "a lock without an operation",
+        "SELECT target FROM operation_target JOIN operation ON operation.id = operation_id"
+        " WHERE finished_at_ms IS NOT NULL",
+    )
 
 
 async def broken(store: Store) -> dict[str, object]:
