@@ -21,6 +21,7 @@ class Drive:
     def __init__(self, clock: JumpingClock) -> None:
         self._clock = clock
         self._in_threads = 0
+        self._returned = 0
         self._threads_idle = asyncio.Event()
 
     @contextmanager
@@ -32,15 +33,19 @@ class Drive:
             yield
         finally:
             self._in_threads -= 1
+            self._returned += 1
             if not self._in_threads:
                 self._threads_idle.set()
 
     async def until(self, condition: Callable[[], object], *, time_passes: bool = True) -> None:
         """Return once nothing more can happen and the condition holds; let time pass for it."""
         for _ in range(20_000):
+            returned = self._returned
             await settle(8)
             if self._in_threads:
                 await self._threads_idle.wait()
+            elif returned != self._returned:
+                continue  # a thread came back in between: what follows from it has yet to happen
             elif condition():
                 return
             elif time_passes:
