@@ -64,6 +64,7 @@ setup() {
   [[ -x $SYSTEM_PYTHON ]] || missing+=(python3)
   "$SYSTEM_PYTHON" -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
   command -v git >/dev/null || missing+=(git)
+  "$SYSTEM_PYTHON" -c 'import libvirt' 2>/dev/null || missing+=(python3-libvirt)
   [[ ${#missing[@]} -eq 0 ]] || need_packages "${missing[@]}" ca-certificates
 
   wanted=$(stamp)
@@ -78,7 +79,17 @@ setup() {
   "${pip[@]}" --require-hashes --no-deps --no-build-isolation --use-pep517 \
     --only-binary :all: --no-binary pyinotify -r requirements/develop.txt
   "${pip[@]}" --no-deps --no-build-isolation --editable .
+  link_libvirt
   printf '%s\n' "$wanted" >"$STAMP"
+}
+
+# libvirt's binding is a Debian package, of no other version than the daemon's; nothing else of the
+# distribution's Python may be seen from .venv, or a dependency that is not locked would pass.
+link_libvirt() {
+  local module
+  for module in /usr/lib/python3/dist-packages/libvirt{.py,mod.*.so}; do
+    [[ ! -e $module ]] || ln -sf "$module" "$("$BIN/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')"
+  done
 }
 
 # The lines of one package in the lock file.
