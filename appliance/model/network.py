@@ -1,12 +1,15 @@
 """Networks of nodes: bridges on a Kaktus, names of a region on a Kiwi, and their drivers."""
 
 import hashlib
-from typing import Annotated, Protocol
+from collections.abc import Mapping
+from typing import Annotated, Final, Protocol
 
 import msgspec
 from msgspec import Meta
 
-from appliance.model.fields import InterfaceName
+from appliance.model.fields import InterfaceName, MacAddress
+
+PORT_PREFIX: Final = "kw"
 
 
 class BridgeSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +46,42 @@ class HostNetworkDriver(Protocol):
         ...
 
     async def list_bridges(self) -> BridgeList: ...
+
+
+def port_name(mac: str) -> str:
+    """Return the name of the host's end of the network card with this MAC address."""
+    return PORT_PREFIX + mac.replace(":", "")
+
+
+class PortSpec(msgspec.Struct, frozen=True, kw_only=True, order=True):
+    """The host's end of a network card, and what its guest may send from it.
+
+    Attributes:
+        name: `port_name` of `mac`.
+        addresses: IPv4 addresses; None: a router, any address of any protocol.
+    """
+
+    name: InterfaceName
+    mac: MacAddress
+    addresses: tuple[str, ...] | None
+
+
+class PortFilter(Protocol):
+    """Keeps guests from sending in another's name. Fails closed: a port without a rule is mute.
+
+    Rules name ports, so they may be set before the port exists and must be set before it carries
+    anything. Each call may be repeated, also after a crash inside it.
+    """
+
+    async def ensure_ports(self, domain_id: str, ports: tuple[PortSpec, ...]) -> None:
+        """Let exactly these ports of the domain speak, as each may."""
+        ...
+
+    async def ensure_ports_absent(self, domain_id: str) -> None: ...
+
+    async def replace_all(self, ports: Mapping[str, tuple[PortSpec, ...]]) -> None:
+        """Let the ports of these domains speak and no others, whatever was set before."""
+        ...
 
 
 class DnsRecord(msgspec.Struct, frozen=True, kw_only=True, order=True):
