@@ -30,6 +30,8 @@ _DROPPED_NAMES: Final = frozenset({"RECORD", "INSTALLER", "REQUESTED", "direct_u
 _DROPPED_SUFFIXES: Final = frozenset({".pyc", ".pyi", ".c", ".h", ".pyx", ".pxd"})
 # Large, and next to nothing of them is ever imported: compiled in memory when it is.
 _NO_BYTE_CODE: Final = ("faker/", "pygments/")
+# Litestar imports a maker of examples; we ask it for none, and these are all that must be there.
+_FAKER_LOCALES: Final = frozenset({"en", "en_US", "en_GB", "la"})
 _UNCHECKED_HASH: Final = (1).to_bytes(4, "little")  # PEP 552: the manifest vouches, not the source
 
 
@@ -117,6 +119,9 @@ def _prune(packages: Path) -> None:
     for path in packages.rglob("*"):
         if path.name in _DROPPED_NAMES or path.suffix in _DROPPED_SUFFIXES:
             path.unlink()
+    for locale in packages.glob("faker/providers/*/*/"):
+        if locale.name not in _FAKER_LOCALES:
+            shutil.rmtree(locale)
 
 
 def _byte_code(sources: dict[str, bytes], *, beside: bool = False) -> dict[str, bytes]:
