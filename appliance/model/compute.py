@@ -3,6 +3,7 @@
 A domain is named by the id of its instance; the user's name is only its title.
 """
 
+import asyncio
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Final, Protocol
@@ -26,6 +27,13 @@ class Architecture(StrEnum):
 class OsFamily(StrEnum):
     LINUX = "linux"
     WINDOWS = "windows"
+
+
+class ConsoleKind(StrEnum):
+    """A way to sit before a domain."""
+
+    VNC = "vnc"  # its screen, as RFB
+    SERIAL = "serial"  # its first serial line
 
 
 class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -256,6 +264,20 @@ class ComputeDriver(Protocol):
 
     async def list_statistics(self) -> list[DomainStatistics]:
         """Return the counters of every active domain, by id, in one call to the hypervisor."""
+        ...
+
+    async def open_console(
+        self, domain_id: str, kind: ConsoleKind
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Return both directions of a console; it ends with the domain's process.
+
+        The caller closes the writer. A serial line has room for one: who opens it while another
+        has it open waits behind, unheard.
+
+        Raises:
+            NotFound: no such domain.
+            Conflict: it does not run.
+        """
         ...
 
     def on_event(self, listener: DomainListener) -> None:

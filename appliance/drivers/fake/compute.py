@@ -1,5 +1,7 @@
 """Simulated domains: they start, change, stop and crash as real ones do, and run nothing."""
 
+import asyncio
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Final
 
@@ -7,6 +9,7 @@ import msgspec
 
 from appliance.core.clock import Clock
 from appliance.core.errors import Conflict, InsufficientResource, Invalid, NotFound
+from appliance.drivers.fake.console import FakeConsole
 from appliance.drivers.fake.domain import FakeDomain, change_live
 from appliance.drivers.fake.faults import Faults
 from appliance.drivers.fake.images import Images
@@ -16,6 +19,7 @@ from appliance.model.compute import (
     AppliedDomain,
     Architecture,
     Change,
+    ConsoleKind,
     DiskSpec,
     DomainEvent,
     DomainListener,
@@ -65,6 +69,7 @@ class FakeComputeDriver:
         self._clock = clock
         self._size = size
         self._listener: DomainListener | None = None
+        self._consoles = defaultdict[str, list[FakeConsole]](list)
 
     def on_event(self, listener: DomainListener) -> None:
         self._listener = listener
@@ -177,6 +182,17 @@ class FakeComputeDriver:
                 if domain.running is not None
             ]
 
+    async def open_console(
+        self, domain_id: str, kind: ConsoleKind
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        async with self._faults.around("compute.open_console"):
+            if not self._get(domain_id).is_active:
+                raise Conflict(f"domain {domain_id} does not run", id=domain_id)
+            console = FakeConsole(domain_id, kind)
+            still_open = [old for old in self._consoles[domain_id] if not old.is_closing()]
+            self._consoles[domain_id] = [*still_open, console]
+            return console.reader, console.writer
+
     # What happens to real domains without anybody asking.
 
     def crash_domain(self, domain_id: str) -> None:
@@ -285,6 +301,8 @@ class FakeComputeDriver:
         if domain.running is None:
             return domain
         self._release(domain.running)
+        for console in self._consoles.pop(domain.defined.domain_id, ()):
+            console.close()
         return self._move(domain, DomainState.SHUTOFF, reason)
 
     def _move(self, domain: FakeDomain, state: DomainState, reason: DomainReason) -> FakeDomain:

@@ -9,6 +9,7 @@ from appliance.core.errors import Busy, Conflict, InsufficientResource, Invalid,
 from appliance.model.compute import (
     Architecture,
     Change,
+    ConsoleKind,
     DomainEvent,
     DomainSpec,
     InterfaceSpec,
@@ -460,3 +461,36 @@ async def test_statistics_are_those_of_active_domains(rig: Rig) -> None:
     running = counted[made[Power.RUNNING].domain_id]
     assert running.cpu_time_ns > 0
     assert running.memory_bytes > 0
+
+
+class TestConsole:
+    async def test_a_screen_speaks_rfb(self, rig: Rig) -> None:
+        spec = await define(rig, Power.RUNNING)
+        reader, writer = await rig.compute.open_console(spec.domain_id, ConsoleKind.VNC)
+        assert (await reader.readexactly(12)).startswith(b"RFB 003.")
+        writer.close()
+        await writer.wait_closed()
+
+    @pytest.mark.parametrize("kind", list(ConsoleKind))
+    async def test_ends_with_what_runs(self, rig: Rig, kind: ConsoleKind) -> None:
+        spec = await define(rig, Power.RUNNING)
+        reader, writer = await rig.compute.open_console(spec.domain_id, kind)
+        await rig.compute.ensure_power(spec.domain_id, Power.STOPPED)
+        await reader.read()  # to the end
+        writer.close()
+
+    @pytest.mark.parametrize("kind", list(ConsoleKind))
+    async def test_opens_again_after_it_was_closed(self, rig: Rig, kind: ConsoleKind) -> None:
+        spec = await define(rig, Power.RUNNING)
+        for _ in range(2):
+            _, writer = await rig.compute.open_console(spec.domain_id, kind)
+            writer.close()
+            await writer.wait_closed()
+
+    @pytest.mark.parametrize("kind", list(ConsoleKind))
+    async def test_needs_what_runs(self, rig: Rig, kind: ConsoleKind) -> None:
+        spec = await define(rig)
+        with pytest.raises(Conflict, match=spec.domain_id):
+            await rig.compute.open_console(spec.domain_id, kind)
+        with pytest.raises(NotFound):
+            await rig.compute.open_console(some_id(), kind)
