@@ -8,6 +8,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from enum import StrEnum
+from pathlib import PurePosixPath
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
@@ -17,9 +18,11 @@ from msgspec import Meta
 from appliance.core.config import BrokenRule
 from appliance.core.logs import LogLevel
 from appliance.model.agent import AgentType
+from appliance.model.fields import InterfaceName
 
 DEFAULT_PORT: Final = 8443
 NODE_NAME_PATTERN: Final = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+_LOCAL_LIBVIRT: Final = re.compile(r"qemu:///system|qemu\+unix:///system\?socket=/[^&?#\s]+")
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
 
 
@@ -91,6 +94,37 @@ class AgentSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     ] = None
 
 
+class Acceleration(StrEnum):
+    """On what guests run."""
+
+    AUTO = "auto"  # KVM if a guest was seen to run under it, else emulated
+    KVM = "kvm"
+    TCG = "tcg"  # emulated: slow, but everywhere
+
+
+class KaktusSection(AgentSection, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Used by the role `kaktus`."""
+
+    uplink: Annotated[
+        InterfaceName | None,
+        Meta(
+            description="The link that carries the VLANs of virtual networks; it is only used, "
+            "never changed. Without it each network stays on this node."
+        ),
+    ] = None
+    pool_roots: Annotated[
+        tuple[AbsolutePath, ...],
+        Meta(description="Directories below which local pools may lie; `pools` in `state`."),
+    ] = ()
+    libvirt_uri: Annotated[
+        str, Meta(description="The libvirt of this node: `qemu:///system`, or `qemu+unix:///...`.")
+    ] = "qemu:///system"
+    acceleration: Annotated[
+        Acceleration,
+        Meta(description="`auto` takes KVM where a guest was seen to run under it, else TCG."),
+    ] = Acceleration.AUTO
+
+
 class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What this node is. It is checked as a whole and applied as a whole."""
 
@@ -105,7 +139,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     ] = "/var/lib/kowabunga"
     log_level: Annotated[LogLevel, Meta(description="What is worth a line.")] = LogLevel.INFO
     kahuna: Annotated[KahunaSection, Meta(description="The orchestrator.")] = KahunaSection()
-    kaktus: Annotated[AgentSection, Meta(description="Computing and storage.")] = AgentSection()
+    kaktus: Annotated[KaktusSection, Meta(description="Computing and storage.")] = KaktusSection()
     kiwi: Annotated[AgentSection, Meta(description="The network of a region.")] = AgentSection()
 
     def agent(self, role: Role) -> AgentSection:
@@ -116,6 +150,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             if role in self.roles[:index]:
                 raise BrokenRule(f"roles[{index}]", f"{role} stands here twice")
         _check_kahuna(self.kahuna)
+        _check_kaktus(self.kaktus)
         for role in AGENT_TYPES:
             _check_agent(role, self.agent(role), chosen=self.roles)
 
@@ -162,6 +197,22 @@ def _check_kahuna(section: KahunaSection) -> None:
     for index, name in enumerate(section.names):
         if not _is_host(name):
             raise BrokenRule(f"kahuna.names[{index}]", f"{name!r} is no host name or address")
+
+
+def _check_kaktus(section: KaktusSection) -> None:
+    for index, root in enumerate(section.pool_roots):
+        if PurePosixPath(root) == PurePosixPath("/") or ".." in PurePosixPath(root).parts:
+            raise BrokenRule(
+                f"kaktus.pool_roots[{index}]",
+                f"{root!r} is no directory of its own: no pool may lie just anywhere",
+                "for instance /srv/pools",
+            )
+    if not _LOCAL_LIBVIRT.fullmatch(section.libvirt_uri):
+        raise BrokenRule(
+            "kaktus.libvirt_uri",
+            f"{section.libvirt_uri!r} is not the QEMU of this node",
+            "qemu:///system, or qemu+unix:///system?socket=/PATH",
+        )
 
 
 def _check_agent(role: Role, section: AgentSection, *, chosen: Iterable[Role]) -> None:

@@ -80,6 +80,12 @@ _REFUSED = [
         "roles: [kaktus]\nkaktus:\n  kahunas: [wss://k:8443/ws]\n", "2:1",
         "kaktus.credential_file", "only the Kahuna of the same node", "kowabunga agent credential",
     ),
+    ("kaktus:\n  pool_roots: [/srv/a, /]\n", "2:24", "kaktus.pool_roots[1]", "no directory of", "/srv"),
+    ("kaktus: {pool_roots: [/a/../b]}\n", "1:23", "kaktus.pool_roots[0]", "no directory of", ""),
+    ("kaktus: {libvirt_uri: 'qemu+tcp://x/system'}\n", "1:10", "kaktus.libvirt_uri", "of this", ""),
+    ("kaktus: {acceleration: fast}\n", "1:10", "kaktus.acceleration", "Invalid enum", "auto, kvm"),
+    ("kaktus: {uplink: br/0}\n", "1:10", "kaktus.uplink", "matching regex", ""),
+    ("kiwi: {uplink: eth1}\n", "1:8", "kiwi.uplink", "no such field", ""),
     ("kiwi: {kahunas: ['ws://k/ws']}\n", "1:18", "kiwi.kahunas[0]", "not wss://HOST:PORT/ws", ""),
     ("kiwi: {kahunas: ['wss://u@k/ws']}\n", "1:18", "kiwi.kahunas[0]", "not wss://", ""),
     ("kiwi: {kahunas: ['wss://k:x/ws']}\n", "1:18", "kiwi.kahunas[0]", "not wss://", ""),
@@ -129,6 +135,11 @@ def test_a_file_that_cannot_be_read_is_refused_and_a_missing_one_is_told_apart(
 @pytest.mark.parametrize("listen", ["127.0.0.1:8080", "127.9.9.9:1", "[::1]:8080"])
 def test_plain_http_is_for_loopback(listen: str) -> None:
     assert read(f"kahuna: {{listen: '{listen}', plain_http: true}}\n").kahuna.plain_http
+
+
+@pytest.mark.parametrize("uri", ["qemu:///system", "qemu+unix:///system?socket=/run/x/sock"])
+def test_the_libvirt_of_a_kaktus_is_on_the_same_node(uri: str) -> None:
+    assert read(f"kaktus: {{libvirt_uri: '{uri}'}}\n").kaktus.libvirt_uri == uri
 
 
 def test_an_agent_of_the_local_kahuna_needs_nothing_more() -> None:
