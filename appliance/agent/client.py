@@ -107,10 +107,6 @@ class AgentClient:
                 _log.warning("kahuna_not_connected", url=url, error=str(error) or "timed out")
             except Exception:  # supervisor: a bug in one session must not end the agent
                 _log.exception("kahuna_session_failed", url=url)
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                # The end of a session and our own can fall together; then only the first is told.
-                raise asyncio.CancelledError
             stable = self._clock.monotonic() - started >= _SETTLED_S
             failures = 1 if stable else failures + 1
             await self._clock.sleep(self._backoff.delay_s(failures))

@@ -215,6 +215,7 @@ class Peer:
         finally:
             self._fail_pending(why)
             await self._close_transport(why)
+        _go_if_cancelled()
         return why
 
     # The tasks.
@@ -426,6 +427,16 @@ class _Ended(Exception):
 
 def _leave() -> NoReturn:
     raise _Ended
+
+
+def _go_if_cancelled() -> None:
+    """Pass on a cancellation that came while the task group ended by itself.
+
+    Python 3.11 and 3.12 then raise the group's own errors only, and the cancellation is lost.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _named_in_logs(command: Command | None) -> AbstractContextManager[None]:

@@ -515,3 +515,28 @@ async def test_a_cancelled_run_closes_the_socket_and_fails_the_calls() -> None:
         running.cancel()
         assert isinstance(await call, DeadlineExceeded)
         await Wire(two).expect_closed(CloseCode.GOING_AWAY)
+
+
+async def test_a_cancellation_is_not_lost_in_the_end_of_the_connection() -> None:
+    leaving, may_leave = asyncio.Event(), asyncio.Event()
+
+    async def leave_slowly(_: msgspec.Raw, __: Command | None) -> Nothing:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            leaving.set()
+            await may_leave.wait()
+        return Nothing()
+
+    one, two = MemoryTransport.pair()
+    peer = Peer(one, Handlers({"test.stay": leave_slowly}), name="wire", clock=SYSTEM_CLOCK)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(peer.run())
+        await Wire(two).call(1, "test.stay")
+        await until(lambda: len(peer._serving) == 1)
+        peer.close(CloseCode.NORMAL, "over")
+        await leaving.wait()
+        running.cancel()
+        may_leave.set()
+        await asyncio.wait({running})
+    assert running.cancelled()
