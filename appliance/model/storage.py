@@ -9,7 +9,7 @@ A file or RBD image that does not bear such a name is not ours: drivers neither 
 import hashlib
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated, Final, Protocol
+from typing import Annotated, Final, Literal, Protocol
 
 import msgspec
 from msgspec import Meta
@@ -90,6 +90,16 @@ class ObservedImage(msgspec.Struct, frozen=True, kw_only=True):
     allocated_bytes: int
     template_id: ObjectId | None = None
     seed_sha256: Sha256 | None = None
+
+
+class FileLocation(msgspec.Struct, frozen=True, kw_only=True):
+    """Where QEMU on this node finds an image: a file, and the format to tell it, never to guess."""
+
+    path: str
+    format: Literal["qcow2", "raw"]
+
+
+ImageLocation = FileLocation
 
 
 class PoolStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,6 +196,15 @@ class StorageDriver(Protocol):
 
     async def get_image(self, storage_pool: StoragePoolRef, image_id: str) -> ObservedImage:
         """Raises NotFound."""
+        ...
+
+    async def locate(self, storage_pool: StoragePoolRef, image_id: str) -> ImageLocation:
+        """Tell where the node's hypervisor finds the image.
+
+        Raises:
+            NotFound: it does not exist.
+            Invalid: the node does not serve pools of this kind (field `storage_pool`).
+        """
         ...
 
     async def list_images(

@@ -13,6 +13,8 @@ from appliance.drivers.fake.images import Images
 from appliance.drivers.fake.world import World
 from appliance.model.storage import (
     IMAGES_PER_LIST,
+    FileLocation,
+    ImageLocation,
     ImagePurpose,
     ImportProgress,
     LocalPool,
@@ -183,6 +185,16 @@ class FakeStorageDriver:
             if image is None:
                 raise NotFound(f"image {image_id} does not exist", id=image_id)
             return image
+
+    async def locate(self, storage_pool: StoragePoolRef, image_id: str) -> ImageLocation:
+        async with self._faults.around("storage.locate"):
+            if self._images.find(storage_pool, image_id) is None:
+                raise NotFound(f"image {image_id} does not exist", id=image_id)
+            if isinstance(storage_pool, LocalPool):
+                return FileLocation(
+                    path=f"{storage_pool.directory}/{image_id}.qcow2", format="qcow2"
+                )
+            return FileLocation(path=f"/dev/rbd/{storage_pool.pool}/{image_id}", format="raw")
 
     async def list_images(
         self, storage_pool: StoragePoolRef, *, after: str = "", limit: int = IMAGES_PER_LIST

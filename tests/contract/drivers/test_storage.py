@@ -238,6 +238,16 @@ class TestAbsence:
         assert after.allocated_bytes == before.allocated_bytes
 
 
+async def test_an_image_is_located_while_it_is_there(rig: Rig) -> None:
+    image_id = await rig.volume()
+    location = await rig.storage.locate(rig.storage_pool, image_id)
+    assert location.path.startswith("/")
+    assert location.format in ("qcow2", "raw")
+    await rig.storage.ensure_image_absent(rig.storage_pool, image_id)
+    with pytest.raises(NotFound):
+        await rig.storage.locate(rig.storage_pool, image_id)
+
+
 async def test_images_are_listed_by_id(rig: Rig) -> None:
     made = [await rig.volume(), await rig.template(), await rig.volume()]
     await rig.storage.ensure_seed(rig.storage_pool, SEED)
