@@ -25,7 +25,7 @@ from appliance.rpc.method import Nothing
 from appliance.rpc.methods import SESSION_EVENT, SESSION_REPLACED, STREAM_OPEN, Event, StreamOpen
 from appliance.rpc.peer import Limits, Peer
 from appliance.rpc.stream import ByteStream, StreamHello
-from appliance.rpc.transport import Dialer, Transport, TransportClosed
+from appliance.rpc.transport import CloseCode, Dialer, Transport, TransportClosed
 
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
 _SETTLED_S: Final = 60.0
@@ -152,7 +152,11 @@ class AgentClient:
                 async with self._dialer.dial(url, stream=True) as transport:
                     hello = StreamHello(self._me.agent_id, request.token)
                     await transport.send(msgspec.json.encode(hello))
-                    await kind(ByteStream(transport), request.target)
+                    try:
+                        await kind(ByteStream(transport), request.target)
+                    except KowabungaError as refused:
+                        await transport.close(CloseCode.INTERNAL, refused.detail)
+                        raise
                 log.info("stream_ended")
             except (KowabungaError, TransportClosed) as ended:
                 log.info("stream_broken", why=str(ended))

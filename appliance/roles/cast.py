@@ -13,6 +13,7 @@ from typing import Final
 import structlog
 
 from appliance.agent.client import AgentClient
+from appliance.agent.consoles import console_streams
 from appliance.agent.dispatch import Dispatcher
 from appliance.agent.fences import FenceBook
 from appliance.agent.logring import LogRing
@@ -27,7 +28,7 @@ from appliance.core.version import VERSION
 from appliance.drivers.fake.faults import Faults
 from appliance.drivers.fake.node import SimulatedNode
 from appliance.drivers.fake.world import World
-from appliance.model.agent import AgentIdentity, CredentialKind
+from appliance.model.agent import AgentIdentity, AgentType, CredentialKind
 from appliance.rpc.hello import Greeting
 from appliance.rpc.local import LocalDialer
 from appliance.rpc.methods import Event
@@ -116,6 +117,8 @@ class Cast:
         handlers = simulated_handlers(
             node, agent.type, version=me.version, boot_id=me.boot_id, send_event=send_event
         )
+        is_kaktus = agent.type is AgentType.KAKTUS
+        consoles = console_streams(node.compute, self._clock) if is_kaktus else {}
         self._nodes[agent.id] = node
         try:
             with copied_to(ring, logger=logger):
@@ -126,7 +129,7 @@ class Cast:
                         dispatcher,
                         dialer=dialer,
                         clock=self._clock,
-                        stream_kinds={"log": log_stream(ring, agent.id)},
+                        stream_kinds={"log": log_stream(ring, agent.id), **consoles},
                         on_connected=lambda: log.info("simulated_agent_connected", simulated=True),
                         backoff=_QUICK,
                     )

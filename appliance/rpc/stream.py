@@ -54,7 +54,7 @@ class ByteStream:
         try:
             frame = await self._transport.receive()
         except TransportClosed as closed:
-            raise Unavailable(f"the stream broke off ({closed})") from closed
+            raise _broken(closed) from closed
         if frame[:1] == _DATA and len(frame) > 1:
             return frame[1:]
         self._at_end = True
@@ -98,7 +98,11 @@ class ByteStream:
         try:
             await self._transport.send(frame)
         except TransportClosed as closed:
-            raise Unavailable(f"the stream broke off ({closed})") from closed
+            raise _broken(closed) from closed
+
+
+def _broken(closed: TransportClosed) -> Unavailable:
+    return Unavailable(f"the stream broke off: {closed.reason or closed.code}")
 
 
 class Expected:

@@ -58,6 +58,9 @@ class FakeConsole(asyncio.Transport):
     def resume_reading(self) -> None:
         self._protocol.resume_writing()
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        del high, low  # nothing is buffered: what is written is answered at once
+
     def is_closing(self) -> bool:
         return self._closing
 

@@ -10,6 +10,7 @@ from appliance.drivers.fake.compute import HostSize
 from appliance.drivers.fake.node import NodeTraits, SimulatedNode
 from appliance.drivers.fake.storage import Internet, RemoteFile
 from appliance.drivers.fake.world import World
+from appliance.model.compute import ConsoleKind
 from appliance.model.domain_state import DomainState, Power
 from appliance.model.storage import (
     ImportProgress,
@@ -239,3 +240,65 @@ async def test_a_power_cycle_stops_all_and_tells_nobody() -> None:
 async def test_what_does_not_exist_cannot_crash() -> None:
     with World() as world, pytest.raises(NotFound):
         node(world).compute.crash_domain(some_id())
+
+
+# --- consoles
+
+
+async def running(world: World) -> tuple[SimulatedNode, str]:
+    rig = fake_rig(world, "a" * 24, LOCAL)
+    spec = await rig.spec()
+    await rig.compute.ensure_domain(spec)
+    await rig.compute.ensure_power(spec.domain_id, Power.RUNNING)
+    return node(world), spec.domain_id
+
+
+async def test_a_simulated_serial_line_says_so_and_echoes() -> None:
+    with World() as world:
+        host, domain_id = await running(world)
+        reader, writer = await host.compute.open_console(domain_id, ConsoleKind.SERIAL)
+        assert b"Simulated" in await reader.readline()
+        writer.write(b"anybody?")
+        await writer.drain()
+        assert await reader.readexactly(8) == b"anybody?"
+        writer.close()
+        assert await reader.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("version", "no_security"), [(b"RFB 003.008\n", bytes(1)), (b"RFB 003.003\n", bytes(4))]
+)
+async def test_a_simulated_screen_is_refused_with_the_reason(
+    version: bytes, no_security: bytes
+) -> None:
+    with World() as world:
+        host, domain_id = await running(world)
+        reader, writer = await host.compute.open_console(domain_id, ConsoleKind.VNC)
+        assert await reader.readexactly(12) == b"RFB 003.008\n"
+        writer.write(version[:5])
+        writer.write(version[5:])
+        assert await reader.readexactly(len(no_security)) == no_security
+        length = int.from_bytes(await reader.readexactly(4), "big")
+        assert b"simulated" in await reader.readexactly(length)
+        writer.write(b"more")
+        assert await reader.read() == b""
+
+
+async def test_a_simulated_console_holds_up_who_does_not_read() -> None:
+    with World() as world:
+        host, domain_id = await running(world)
+        reader, writer = await host.compute.open_console(domain_id, ConsoleKind.SERIAL)
+        await reader.readline()
+        sent = 0
+        while sent < 64 * MIB:
+            sent += 65536
+            writer.write(b"x" * 65536)
+            draining = asyncio.ensure_future(writer.drain())
+            await settle()
+            if not draining.done():
+                break
+        else:
+            pytest.fail("the writer is never held up")
+        await reader.readexactly(sent)
+        await draining
+        writer.close()
