@@ -16,7 +16,7 @@ from appliance.rpc.network import (
     NETWORK_ENSURE_REGION,
     NETWORK_GET_REGION,
     NETWORK_LIST_BRIDGES,
-    BridgeRef,
+    BridgeRemoval,
 )
 
 
@@ -27,8 +27,8 @@ def host_network_handlers(driver: HostNetworkDriver) -> dict[str, Handler]:
         await driver.ensure_bridge(params)
         return Nothing()
 
-    async def ensure_bridge_absent(params: BridgeRef) -> Nothing:
-        await driver.ensure_bridge_absent(params.name)
+    async def ensure_bridge_absent(params: BridgeRemoval) -> Nothing:
+        await driver.ensure_bridge_absent(params.name, revision=params.revision)
         return Nothing()
 
     async def list_bridges(_: Nothing) -> BridgeList:

@@ -10,6 +10,8 @@ from msgspec import Meta
 from appliance.model.fields import InterfaceName, MacAddress
 
 PORT_PREFIX: Final = "kw"
+# Marks our bridges for the packet filter: the kernel's group of interfaces (ip link set ... group).
+BRIDGE_GROUP: Final = 0x6B6F
 
 
 class BridgeSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,10 +21,20 @@ class BridgeSpec(msgspec.Struct, frozen=True, kw_only=True):
     vlan: Annotated[int, Meta(ge=0, le=4094)]  # 0: untagged
 
 
+class ObservedBridge(BridgeSpec, frozen=True, kw_only=True, order=True):
+    """A bridge as it is.
+
+    Attributes:
+        revision: another one after each `ensure_bridge`, also of an equal bridge.
+    """
+
+    revision: str
+
+
 class BridgeList(msgspec.Struct, frozen=True):
     """The bridges that we made on a node, by name."""
 
-    bridges: tuple[BridgeSpec, ...]
+    bridges: tuple[ObservedBridge, ...]
 
 
 class HostNetworkDriver(Protocol):
@@ -32,16 +44,20 @@ class HostNetworkDriver(Protocol):
         """Create the bridge, joined to its VLAN; repair one of ours that differs.
 
         Raises:
-            Conflict: an interface of that name exists and is not ours.
+            Conflict: an interface of that name exists and is not ours, or the VLAN is another's.
+            Unavailable: the uplink is not there or down.
         """
         ...
 
-    async def ensure_bridge_absent(self, name: str) -> None:
+    async def ensure_bridge_absent(self, name: str, *, revision: str | None = None) -> None:
         """Remove the bridge; one that is not there is fine.
+
+        With a `revision` that was listed before, only if nobody has ensured the bridge since.
 
         Raises:
             Conflict: the interface is not ours.
             Busy: a running domain is plugged into it.
+            Stale: it has been ensured since.
         """
         ...
 

@@ -12,8 +12,11 @@ from appliance.model.network import BridgeList, BridgeSpec, ObservedRegionNetwor
 from appliance.rpc.method import AnyMethod, Method, Nothing, TimeoutClass
 
 
-class BridgeRef(msgspec.Struct, frozen=True):
+class BridgeRemoval(msgspec.Struct, frozen=True):
+    """`revision`: only if nobody has ensured the bridge since it was listed with this one."""
+
     name: InterfaceName
+    revision: str | None = None
 
 
 NETWORK_ENSURE_BRIDGE: Final = Method(
@@ -21,7 +24,7 @@ NETWORK_ENSURE_BRIDGE: Final = Method(
     answered_by="agent", about="Create the bridge of a vnet on a Kaktus, joined to its VLAN.",
 )  # fmt: skip
 NETWORK_ENSURE_BRIDGE_ABSENT: Final = Method(
-    "network.ensure_bridge_absent", BridgeRef, Nothing, TimeoutClass.NORMAL, effectful=True,
+    "network.ensure_bridge_absent", BridgeRemoval, Nothing, TimeoutClass.NORMAL, effectful=True,
     answered_by="agent", about="Remove a bridge that no domain uses.",
 )  # fmt: skip
 NETWORK_LIST_BRIDGES: Final = Method(

@@ -1,16 +1,18 @@
 """Simulated networks: bridges that carry nothing, and a document of names that nobody asks."""
 
+import secrets
 from collections import Counter
 from typing import Final
 
 import msgspec
 
-from appliance.core.errors import Busy, Conflict, Invalid
+from appliance.core.errors import Busy, Conflict, Invalid, Stale
 from appliance.drivers.fake.faults import Faults
 from appliance.drivers.fake.world import World
 from appliance.model.network import (
     BridgeList,
     BridgeSpec,
+    ObservedBridge,
     ObservedRegionNetwork,
     RegionNetwork,
     region_network_digest,
@@ -36,14 +38,15 @@ class Bridges:
         self._place = f"node/{node_id}"
         self.foreign: Final = foreign
 
-    def find(self, name: str) -> BridgeSpec | None:
-        return self._world.find(self._place, _BRIDGE, name, BridgeSpec)
+    def find(self, name: str) -> ObservedBridge | None:
+        return self._world.find(self._place, _BRIDGE, name, ObservedBridge)
 
-    def list_bridges(self) -> list[BridgeSpec]:
-        return self._world.list_things(self._place, _BRIDGE, BridgeSpec)
+    def list_bridges(self) -> list[ObservedBridge]:
+        return self._world.list_things(self._place, _BRIDGE, ObservedBridge)
 
     def put(self, spec: BridgeSpec) -> None:
-        self._world.put(self._place, _BRIDGE, spec.name, spec)
+        bridge = ObservedBridge(name=spec.name, vlan=spec.vlan, revision=secrets.token_hex(8))
+        self._world.put(self._place, _BRIDGE, spec.name, bridge)
 
     def remove(self, name: str) -> None:
         self._world.remove(self._place, _BRIDGE, name)
@@ -71,9 +74,12 @@ class FakeHostNetworkDriver:
             self._refuse_foreign(spec.name)
             self._bridges.put(spec)
 
-    async def ensure_bridge_absent(self, name: str) -> None:
+    async def ensure_bridge_absent(self, name: str, *, revision: str | None = None) -> None:
         async with self._faults.around("network.ensure_bridge_absent"):
             self._refuse_foreign(name)
+            bridge = self._bridges.find(name)
+            if bridge and revision not in (None, bridge.revision):
+                raise Stale(f"bridge {name} has been asked for meanwhile", interface=name)
             if self._bridges.is_used(name):
                 raise Busy(f"a running domain is plugged into bridge {name}", interface=name)
             self._bridges.remove(name)

@@ -16,6 +16,7 @@ from appliance.model.compute import Architecture
 from appliance.model.network import NetworkDriver
 from appliance.model.storage import LocalPool, RbdPool, StoragePoolRef
 from tests.contract.drivers.rig import MIB, Rig, some_id
+from tests.contract.drivers.rig_network import HostNetworkRig, linux_host, simulated_host
 from tests.support.clock import ManualClock
 
 _LOCAL: Final = LocalPool(directory="/var/lib/kowabunga/pool")
@@ -63,6 +64,16 @@ def fake_rig(world: World, node_id: str, storage_pool: StoragePoolRef) -> Rig:
 def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Rig]:
     with World(tmp_path / "world.db") as world:
         yield fake_rig(world, some_id(), _LOCAL if request.param == "fake-local" else _RBD)
+
+
+@pytest.fixture(params=["fake", "linux"])
+def host(request: pytest.FixtureRequest) -> Generator[HostNetworkRig]:
+    if request.param == "linux":
+        with linux_host() as host:
+            yield host
+    else:
+        with World() as world:
+            yield simulated_host(fake_rig(world, some_id(), _LOCAL))
 
 
 @pytest.fixture(params=["fake"])

@@ -58,7 +58,7 @@ from appliance.rpc.network import (
     NETWORK_GET_REGION,
     NETWORK_LIST_BRIDGES,
     NETWORK_METHODS,
-    BridgeRef,
+    BridgeRemoval,
 )
 from appliance.rpc.storage import (
     STORAGE_ENSURE_IMAGE,
@@ -185,7 +185,8 @@ async def test_compute_methods_answer_as_declared(agent: Agent) -> None:
     host = await agent.call(COMPUTE_GET_HOST, Nothing())
     bridge = BridgeSpec(name="br101", vlan=101)
     await agent.call(NETWORK_ENSURE_BRIDGE, bridge)
-    assert (await agent.call(NETWORK_LIST_BRIDGES, Nothing())).bridges == (bridge,)
+    (seen,) = (await agent.call(NETWORK_LIST_BRIDGES, Nothing())).bridges
+    assert (seen.name, seen.vlan) == (bridge.name, bridge.vlan)
     volume = VolumeSpec(image_id=some_id(), size_bytes=MIB)
     await agent.call(STORAGE_ENSURE_IMAGE, ImageEnsure(POOL, volume))
     spec = DomainSpec(
@@ -218,7 +219,7 @@ async def test_compute_methods_answer_as_declared(agent: Agent) -> None:
     assert (await agent.call(COMPUTE_LIST_DOMAINS, Nothing())).domains == (stopped,)
     await agent.call(COMPUTE_ENSURE_DOMAIN_ABSENT, domain)
     assert (await agent.call(COMPUTE_LIST_DOMAINS, Nothing())).domains == ()
-    await agent.call(NETWORK_ENSURE_BRIDGE_ABSENT, BridgeRef(bridge.name))
+    await agent.call(NETWORK_ENSURE_BRIDGE_ABSENT, BridgeRemoval(seen.name, seen.revision))
     assert (await agent.call(NETWORK_LIST_BRIDGES, Nothing())).bridges == ()
 
 

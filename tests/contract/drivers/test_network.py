@@ -3,17 +3,18 @@
 import msgspec
 import pytest
 
-from appliance.core.errors import Busy, Conflict, Invalid
-from appliance.model.domain_state import Power
+from appliance.core.errors import Busy, Conflict, Invalid, Stale
 from appliance.model.network import (
     BridgeSpec,
     DnsRecord,
     DnsZone,
+    HostNetworkDriver,
     NetworkDriver,
     RegionNetwork,
     region_network_digest,
 )
-from tests.contract.drivers.rig import BRIDGE, Rig
+from tests.contract.drivers.rig import BRIDGE
+from tests.contract.drivers.rig_network import HostNetworkRig
 
 WEB = DnsRecord(name="web", addresses=("10.0.0.2", "10.0.0.1"))
 MAIL = DnsRecord(name="mail", addresses=("10.0.0.3",))
@@ -26,39 +27,75 @@ NETWORK = RegionNetwork(
 )
 
 
+async def listed(driver: HostNetworkDriver) -> list[BridgeSpec]:
+    bridges = (await driver.list_bridges()).bridges
+    return [BridgeSpec(name=bridge.name, vlan=bridge.vlan) for bridge in bridges]
+
+
+async def revision(driver: HostNetworkDriver) -> str:
+    """Return that of the only bridge."""
+    (bridge,) = (await driver.list_bridges()).bridges
+    return bridge.revision
+
+
 class TestBridge:
-    async def test_ensured_twice_is_there_once(self, rig: Rig) -> None:
-        await rig.host_network.ensure_bridge(BRIDGE)
-        await rig.host_network.ensure_bridge(BRIDGE)
-        assert (await rig.host_network.list_bridges()).bridges == (BRIDGE,)
+    async def test_ensured_twice_is_there_once(self, host: HostNetworkRig) -> None:
+        await host.driver.ensure_bridge(BRIDGE)
+        await host.driver.ensure_bridge(BRIDGE)
+        assert await listed(host.driver) == [BRIDGE]
 
-    async def test_moves_to_another_vlan(self, rig: Rig) -> None:
-        await rig.host_network.ensure_bridge(BRIDGE)
+    async def test_is_known_after_a_restart(self, host: HostNetworkRig) -> None:
+        await host.driver.ensure_bridge(BRIDGE)
+        bridges = await host.driver.list_bridges()
+        assert await host.reopen().list_bridges() == bridges
+
+    async def test_moves_to_another_vlan(self, host: HostNetworkRig) -> None:
+        await host.driver.ensure_bridge(BRIDGE)
         moved = BridgeSpec(name=BRIDGE.name, vlan=101)
-        await rig.host_network.ensure_bridge(moved)
-        assert (await rig.host_network.list_bridges()).bridges == (moved,)
+        await host.driver.ensure_bridge(moved)
+        assert await listed(host.driver) == [moved]
 
-    async def test_absent_twice_is_fine(self, rig: Rig) -> None:
-        await rig.host_network.ensure_bridge(BRIDGE)
-        await rig.host_network.ensure_bridge_absent(BRIDGE.name)
-        await rig.host_network.ensure_bridge_absent(BRIDGE.name)
-        assert (await rig.host_network.list_bridges()).bridges == ()
+    async def test_absent_twice_is_fine(self, host: HostNetworkRig) -> None:
+        await host.driver.ensure_bridge(BRIDGE)
+        await host.driver.ensure_bridge_absent(BRIDGE.name)
+        await host.driver.ensure_bridge_absent(BRIDGE.name)
+        assert await listed(host.driver) == []
 
-    async def test_never_touches_an_interface_that_is_not_ours(self, rig: Rig) -> None:
+    async def test_never_touches_an_interface_that_is_not_ours(self, host: HostNetworkRig) -> None:
         with pytest.raises(Conflict):
-            await rig.host_network.ensure_bridge(BridgeSpec(name=rig.foreign_interface, vlan=0))
+            await host.driver.ensure_bridge(BridgeSpec(name=host.foreign_interface, vlan=0))
         with pytest.raises(Conflict):
-            await rig.host_network.ensure_bridge_absent(rig.foreign_interface)
-        assert (await rig.host_network.list_bridges()).bridges == ()
+            await host.driver.ensure_bridge_absent(host.foreign_interface)
+        assert await listed(host.driver) == []
 
-    async def test_stays_while_a_running_domain_is_plugged_in(self, rig: Rig) -> None:
-        spec = await rig.spec()
-        await rig.compute.ensure_domain(spec)
-        await rig.compute.ensure_power(spec.domain_id, Power.RUNNING)
+    async def test_stays_while_a_running_domain_is_plugged_in(self, host: HostNetworkRig) -> None:
+        await host.driver.ensure_bridge(BRIDGE)
+        await host.plug()
         with pytest.raises(Busy):
-            await rig.host_network.ensure_bridge_absent(BRIDGE.name)
-        await rig.compute.ensure_domain_absent(spec.domain_id)
-        await rig.host_network.ensure_bridge_absent(BRIDGE.name)
+            await host.driver.ensure_bridge_absent(BRIDGE.name)
+        assert await listed(host.driver) == [BRIDGE]
+        await host.unplug()
+        await host.driver.ensure_bridge_absent(BRIDGE.name)
+        assert await listed(host.driver) == []
+
+    async def test_stays_when_ensured_since_it_was_listed(self, host: HostNetworkRig) -> None:
+        await host.driver.ensure_bridge(BRIDGE)
+        before = await revision(host.driver)
+        await host.driver.ensure_bridge(BRIDGE)
+        with pytest.raises(Stale):
+            await host.driver.ensure_bridge_absent(BRIDGE.name, revision=before)
+        now = await revision(host.driver)
+        await host.driver.ensure_bridge_absent(BRIDGE.name, revision=now)
+        await host.driver.ensure_bridge_absent(BRIDGE.name, revision=now)
+        assert await listed(host.driver) == []
+
+    async def test_stays_when_made_anew_since_it_was_listed(self, host: HostNetworkRig) -> None:
+        await host.driver.ensure_bridge(BRIDGE)
+        before = await revision(host.driver)
+        await host.driver.ensure_bridge_absent(BRIDGE.name)
+        await host.driver.ensure_bridge(BRIDGE)
+        with pytest.raises(Stale):
+            await host.driver.ensure_bridge_absent(BRIDGE.name, revision=before)
 
 
 class TestRegionNetwork:
