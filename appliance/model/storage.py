@@ -47,11 +47,20 @@ class ImagePurpose(StrEnum):
 
 
 class TemplateSource(msgspec.Struct, frozen=True, kw_only=True):
-    """A disk image to import: raw or qcow2, maybe compressed, without a backing file."""
+    """A disk image to import: raw or qcow2, maybe compressed, without a backing file.
+
+    Attributes:
+        sha256: of the bytes as downloaded.
+        allowed_sources: hosts, addresses and networks (CIDR) that may be asked although they are
+            internal.
+        refused_networks: networks of the cluster, refused beside loopback and link-local ones.
+    """
 
     template_id: ObjectId
     url: Annotated[str, Meta(min_length=1, max_length=2048)]
-    sha256: Sha256 | None = None  # of the bytes as downloaded
+    sha256: Sha256 | None = None
+    allowed_sources: tuple[str, ...] = ()
+    refused_networks: tuple[str, ...] = ()
 
 
 class VolumeSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,8 +161,8 @@ class StorageDriver(Protocol):
         it must not block or raise.
 
         Raises:
-            Invalid: the source is not there (HTTP 404), is no image that we take, has a backing
-                file, or its checksum differs.
+            Invalid: the source is not there (HTTP 404), lies where it may not be asked, is no
+                image that we take, has a backing file, or its checksum differs.
             Conflict: another kind of image has that name.
             InsufficientResource: the pool is full.
             Unavailable: the download broke off; what came is kept for the repeat.

@@ -3,11 +3,12 @@
 A new one adds a rig and its name to the parameters below; no test changes.
 """
 
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from typing import Final
 
 import pytest
+import pytest_asyncio
 
 from appliance.drivers.fake.node import NodeTraits, SimulatedNode
 from appliance.drivers.fake.storage import Internet, RemoteFile
@@ -15,7 +16,8 @@ from appliance.drivers.fake.world import World
 from appliance.model.compute import Architecture
 from appliance.model.network import NetworkDriver
 from appliance.model.storage import LocalPool, RbdPool, StoragePoolRef
-from tests.contract.drivers.rig import MIB, Rig, some_id
+from tests.contract.drivers.rig import MIB, Rig, StorageRig, some_id
+from tests.contract.drivers.rig_local_pool import local_pool_rig
 from tests.contract.drivers.rig_network import HostNetworkRig, linux_host, simulated_host
 from tests.support.clock import ManualClock
 
@@ -64,6 +66,16 @@ def fake_rig(world: World, node_id: str, storage_pool: StoragePoolRef) -> Rig:
 def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Rig]:
     with World(tmp_path / "world.db") as world:
         yield fake_rig(world, some_id(), _LOCAL if request.param == "fake-local" else _RBD)
+
+
+@pytest_asyncio.fixture(params=["fake-local", "fake-rbd", "local"])
+async def storage_rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[StorageRig]:
+    if request.param == "local":
+        async with local_pool_rig(tmp_path) as rig:
+            yield rig
+    else:
+        with World(tmp_path / "world.db") as world:
+            yield fake_rig(world, some_id(), _LOCAL if request.param == "fake-local" else _RBD)
 
 
 @pytest.fixture(params=["fake", "linux"])

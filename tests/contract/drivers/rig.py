@@ -33,43 +33,33 @@ def some_id() -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rig:
-    """One implementation of the drivers of a Kaktus, with an empty pool and no domains.
+class StorageRig:
+    """One implementation of the storage driver, with an empty pool.
 
     Attributes:
         template_url: a disk image of `template_bytes` (virtual size), whose download has the
             SHA-256 `template_sha256`.
         missing_url: leads to no file.
-        foreign_interface: an interface of the host that we did not make.
-        grows_open_images: a pool's image can grow while a domain has it open.
-        grows_live: a running domain takes more processors and memory.
+        allowed_sources: internal places that these URLs lead to.
         reopen: return drivers made anew over the same host, as after a restart of the agent.
-        kill_domain: let the domain's process die.
-        shut_guest_down: let the guest power off by itself.
-        deafen_guest: let the guest ignore the power button.
-        pass_time: return once so many seconds have passed for the drivers.
     """
 
     storage: StorageDriver
-    compute: ComputeDriver
-    host_network: HostNetworkDriver
     storage_pool: StoragePoolRef
-    architecture: Architecture
     template_url: str
     template_bytes: int
     template_sha256: str
     missing_url: str
-    foreign_interface: str
-    grows_open_images: bool
-    grows_live: bool
-    reopen: Callable[[], "Rig"]
-    kill_domain: Callable[[str], Awaitable[None]]
-    shut_guest_down: Callable[[str], Awaitable[None]]
-    deafen_guest: Callable[[str], Awaitable[None]]
-    pass_time: Callable[[float], Awaitable[None]]
+    allowed_sources: tuple[str, ...] = ()
+    reopen: Callable[[], "StorageRig"]
 
     def source(self, template_id: str, *, sha256: str | None = None) -> TemplateSource:
-        return TemplateSource(template_id=template_id, url=self.template_url, sha256=sha256)
+        return TemplateSource(
+            template_id=template_id,
+            url=self.template_url,
+            sha256=sha256,
+            allowed_sources=self.allowed_sources,
+        )
 
     async def template(self) -> str:
         """Import a template and return its id."""
@@ -89,6 +79,33 @@ class Rig:
             self.storage_pool,
             VolumeSpec(image_id=image_id, size_bytes=size_bytes, template_id=template_id),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rig(StorageRig):
+    """One implementation of the drivers of a Kaktus, with an empty pool and no domains.
+
+    Attributes:
+        foreign_interface: an interface of the host that we did not make.
+        grows_open_images: a pool's image can grow while a domain has it open.
+        grows_live: a running domain takes more processors and memory.
+        kill_domain: let the domain's process die.
+        shut_guest_down: let the guest power off by itself.
+        deafen_guest: let the guest ignore the power button.
+        pass_time: return once so many seconds have passed for the drivers.
+    """
+
+    compute: ComputeDriver
+    host_network: HostNetworkDriver
+    architecture: Architecture
+    foreign_interface: str
+    grows_open_images: bool
+    grows_live: bool
+    reopen: Callable[[], "Rig"]
+    kill_domain: Callable[[str], Awaitable[None]]
+    shut_guest_down: Callable[[str], Awaitable[None]]
+    deafen_guest: Callable[[str], Awaitable[None]]
+    pass_time: Callable[[float], Awaitable[None]]
 
     def disk(self, image_id: str) -> DiskSpec:
         return DiskSpec(storage_pool=self.storage_pool, image_id=image_id)

@@ -1,0 +1,79 @@
+"""Run qemu-img: always told the format, always within limits.
+
+A crafted image can make QEMU allocate, loop or write without end; the limits of the process end
+that. The size of what it writes is limited to what the pool can spare.
+"""
+
+import signal
+from pathlib import Path
+from typing import Final
+
+from appliance.core.command import Finished, run
+from appliance.core.errors import Busy, DriverError, InsufficientResource
+from appliance.drivers.local_pool.directory import ImageFile
+
+_ADDRESS_SPACE_BYTES: Final = 4 * 2**30
+_QUICK_S: Final = 50.0  # less than what Kahuna waits for
+_CONVERT_S: Final = 3600.0
+_FULL: Final = ("No space left on device", "Disk quota exceeded", "File too large")
+_LOCKED: Final = 'Failed to get "'
+
+
+async def create(path: Path, size_bytes: int, *, parent: ImageFile | None = None) -> None:
+    """Create an empty image, or a clone. The parent is named relatively, so that a pool can move.
+
+    Raises:
+        InsufficientResource: the disk is full.
+        DriverError: qemu-img refused.
+    """
+    backing = ("-b", parent.path.name, "-F", parent.kind.format) if parent else ()
+    await _run("create", "-q", "-f", "qcow2", "-o", "compat=1.1", *backing, path, str(size_bytes))
+
+
+async def resize(path: Path, size_bytes: int) -> None:
+    """Grow an image.
+
+    Raises:
+        Busy: a domain has it open.
+    """
+    await _run("resize", "-q", "-f", "qcow2", path, str(size_bytes))
+
+
+async def convert(source: Path, target: Path, *, limit_bytes: int) -> None:
+    """Copy the content of a qcow2 file, and nothing else of it, into a new one.
+
+    What comes out holds no snapshots, bitmaps, compressed clusters or tables made by others.
+
+    Raises:
+        InsufficientResource: the copy needs more than `limit_bytes`, or the disk is full.
+        DriverError: the source is broken.
+    """
+    await _run(
+        "convert", "-q", "-f", "qcow2", "-O", "qcow2", "-o", "compat=1.1", source, target,
+        limit_bytes=limit_bytes, timeout_s=_CONVERT_S,
+    )  # fmt: skip
+
+
+async def _run(
+    *arguments: str | Path, limit_bytes: int | None = None, timeout_s: float = _QUICK_S
+) -> Finished:
+    limits = [
+        f"--as={_ADDRESS_SPACE_BYTES}",
+        f"--cpu={int(timeout_s)}",
+        "--core=0",
+        *([f"--fsize={limit_bytes}"] if limit_bytes is not None else []),
+    ]
+    argv = ["prlimit", *limits, "qemu-img", *arguments]
+    done = await run(argv, timeout_s=timeout_s, check=False)
+    if done.status == 0:
+        return done
+    said = done.stderr.decode("utf-8", "replace").strip()
+    action = f"qemu-img {arguments[0]}"
+    if done.status == -signal.SIGXFSZ or any(text in said for text in _FULL):
+        raise InsufficientResource(
+            f"{action}: the pool has no room for it",
+            hint="delete templates that are no longer used, or add storage",
+        )
+    if _LOCKED in said:
+        raise Busy(f"{action}: a domain has the image open", hint="stop that domain first")
+    raise DriverError(f"{action} failed: {said[-400:]}", status=done.status)
