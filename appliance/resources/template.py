@@ -11,6 +11,7 @@ from msgspec import UNSET
 
 from appliance.core.errors import Invalid
 from appliance.model.compute import Architecture
+from appliance.model.setting import TEMPLATE_SOURCES, parse_setting
 from appliance.model.storage import ObservedImage, TemplateSource
 from appliance.model.target import target
 from appliance.operations.step import OnFailure, OperationKind, Outputs, Step, StepContext
@@ -240,12 +241,33 @@ async def _place(context: StepContext[Work]) -> _Place:
 async def _import(context: StepContext[Work]) -> ObservedImage:
     place = await _place(context)
     template_id = context.arguments.id
+    source = TemplateSource(
+        template_id=template_id,
+        url=place.source,
+        allowed_sources=await _allowed_sources(context),
+        refused_networks=await _networks_of_the_cluster(context),
+    )
     return await context.call(
         context.arguments.storage_agents[place.storage_pool_id],
         STORAGE_IMPORT_TEMPLATE,
-        TemplateImport(place.ref, TemplateSource(template_id=template_id, url=place.source)),
+        TemplateImport(place.ref, source),
         target=target("template", template_id),
     )
+
+
+async def _allowed_sources(context: StepContext[Work]) -> tuple[str, ...]:
+    rows = await context.query(
+        Statement("SELECT value FROM setting WHERE name = ?", (TEMPLATE_SOURCES.name,))
+    )
+    if not rows:
+        return TEMPLATE_SOURCES.default
+    return parse_setting(TEMPLATE_SOURCES, msgspec.json.decode(str(rows[0]["value"])))
+
+
+async def _networks_of_the_cluster(context: StepContext[Work]) -> tuple[str, ...]:
+    """Return what a template must not come from: a node would be a way into it."""
+    rows = await context.query(Statement("SELECT DISTINCT cidr FROM subnet ORDER BY cidr"))
+    return tuple(str(row["cidr"]) for row in rows)
 
 
 async def _remove(context: StepContext[Work]) -> None:

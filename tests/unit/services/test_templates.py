@@ -8,12 +8,16 @@ import pytest_asyncio
 
 from appliance.core.errors import Conflict, Invalid, NotFound, Unavailable
 from appliance.core.ids import new_id
+from appliance.drivers.fake.node import NodeTraits
+from appliance.drivers.fake.storage import Internet, RemoteFile
 from appliance.model.compute import Architecture
+from appliance.model.storage import TemplateSource
 from appliance.operations.operation import State
 from appliance.resources.storage_pool import STORAGE_POOLS
 from appliance.resources.template import TEMPLATES, Template, architecture_of
 from appliance.services.durable import Asked
 from appliance.services.verify import verify_world
+from appliance.store.base import Statement
 from tests.support.cloud import ASKED, MIB, Cloud, open_cloud
 from tests.support.wait import until
 
@@ -65,6 +69,34 @@ async def test_a_failed_import_is_told_and_leaves_nothing(cloud: Cloud) -> None:
         await begun.outcome()
     assert await cloud.count("template") == 1
     assert await is_clean(cloud)
+
+
+async def test_an_import_is_told_where_it_may_not_go(cloud: Cloud) -> None:
+    asked: list[TemplateSource] = []
+
+    class Watched(Internet):
+        def fetch(self, source: TemplateSource) -> RemoteFile:
+            asked.append(source)
+            return super().fetch(source)
+
+    for agent in cloud.agents:
+        traits = NodeTraits(internet=Watched(default=RemoteFile(8 * MIB)), latency_s=0)
+        await cloud.nodes.play(agent, traits)
+    await cloud.add_template(name="first")
+    await cloud.store.batch(
+        [
+            Statement(
+                "INSERT INTO setting (name, value, updated_at_ms, updated_by)"
+                """ VALUES ('templates.allowed_sources', '["10.9.0.0/16"]', 0, 'master')"""
+            )
+        ]
+    )
+    await cloud.add_template(name="second")
+    rows = await cloud.store.query(Statement("SELECT cidr FROM subnet"))
+    networks = {str(row["cidr"]) for row in rows}
+    assert networks
+    assert [set(source.refused_networks) for source in asked] == [networks, networks]
+    assert [source.allowed_sources for source in asked] == [(), ("10.9.0.0/16",)]
 
 
 async def test_a_delete_stops_a_running_import(cloud: Cloud) -> None:
