@@ -195,10 +195,48 @@ class StorageDriver(Protocol):
         ...
 
     async def ensure_image_absent(self, storage_pool: StoragePoolRef, image_id: str) -> None:
-        """Delete an image of any purpose; one that is not there is fine.
+        """Delete an image of any purpose, with its snapshots; one that is not there is fine.
 
         Raises:
             Conflict: it is a template with clones.
+            Busy: a running domain has it open.
+        """
+        ...
+
+    async def ensure_snapshot(
+        self, storage_pool: StoragePoolRef, image_id: str, snapshot_id: str
+    ) -> None:
+        """Keep a volume as it is now; a snapshot that exists is left as it is.
+
+        Raises:
+            NotFound: the volume does not exist.
+            Conflict: the image is no volume.
+            Busy: a running domain has it open in a pool that cannot make snapshots meanwhile.
+            InsufficientResource: the pool is full.
+        """
+        ...
+
+    async def ensure_snapshot_absent(
+        self, storage_pool: StoragePoolRef, image_id: str, snapshot_id: str
+    ) -> None:
+        """Delete a snapshot; one that is not there, or whose volume is not there, is fine.
+
+        Raises:
+            Busy: as `ensure_snapshot`.
+        """
+        ...
+
+    async def list_snapshots(self, storage_pool: StoragePoolRef, image_id: str) -> list[str]:
+        """Return the ids of a volume's snapshots, sorted; raises NotFound without the volume."""
+        ...
+
+    async def restore_snapshot(
+        self, storage_pool: StoragePoolRef, image_id: str, snapshot_id: str
+    ) -> ObservedImage:
+        """Make a volume what it was, its size too. The snapshot stays, and so do later ones.
+
+        Raises:
+            NotFound: the volume or the snapshot does not exist.
             Busy: a running domain has it open.
         """
         ...

@@ -13,6 +13,7 @@ from appliance.model.storage import ObservedImage, RbdPool, StoragePoolRef, whol
 
 _IMAGE: Final = "image"
 _OPEN: Final = "open_image"
+_SNAPSHOT: Final = "snapshot"
 
 
 class OpenImage(msgspec.Struct, frozen=True):
@@ -20,6 +21,11 @@ class OpenImage(msgspec.Struct, frozen=True):
 
     node_id: str
     domain_id: str
+
+
+class _Snapshot(msgspec.Struct, frozen=True):
+    snapshot_id: str
+    image: ObservedImage
 
 
 class Images:
@@ -53,7 +59,40 @@ class Images:
         return image
 
     def remove(self, storage_pool: StoragePoolRef, image_id: str) -> None:
-        self._world.remove(self.place(storage_pool), _IMAGE, image_id)
+        """Remove an image and its snapshots."""
+        place = self.place(storage_pool)
+        for snapshot_id in self.list_snapshots(storage_pool, image_id):
+            self._world.remove(place, _SNAPSHOT, f"{image_id}.{snapshot_id}")
+        self._world.remove(place, _IMAGE, image_id)
+
+    def put_snapshot(
+        self, storage_pool: StoragePoolRef, image: ObservedImage, snapshot_id: str
+    ) -> None:
+        name = f"{image.image_id}.{snapshot_id}"
+        self._world.put(self.place(storage_pool), _SNAPSHOT, name, _Snapshot(snapshot_id, image))
+
+    def remove_snapshot(
+        self, storage_pool: StoragePoolRef, image_id: str, snapshot_id: str
+    ) -> None:
+        self._world.remove(self.place(storage_pool), _SNAPSHOT, f"{image_id}.{snapshot_id}")
+
+    def list_snapshots(self, storage_pool: StoragePoolRef, image_id: str) -> list[str]:
+        return [
+            snapshot.snapshot_id
+            for snapshot in self._world.list_things(
+                self.place(storage_pool), _SNAPSHOT, _Snapshot, after=image_id
+            )
+            if snapshot.image.image_id == image_id
+        ]
+
+    def find_snapshot(
+        self, storage_pool: StoragePoolRef, image_id: str, snapshot_id: str
+    ) -> ObservedImage | None:
+        """Return the image as it was."""
+        snapshot = self._world.find(
+            self.place(storage_pool), _SNAPSHOT, f"{image_id}.{snapshot_id}", _Snapshot
+        )
+        return snapshot.image if snapshot else None
 
     def grow(
         self, storage_pool: StoragePoolRef, image: ObservedImage, size_bytes: int

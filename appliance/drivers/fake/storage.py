@@ -124,13 +124,9 @@ class FakeStorageDriver:
                     id=spec.image_id,
                 )
             grows = whole_sectors(spec.size_bytes) > image.size_bytes
-            holder = self._images.opened_by(storage_pool, spec.image_id)
-            if grows and holder is not None and isinstance(storage_pool, LocalPool):
-                raise Busy(
-                    f"image {spec.image_id} is open in domain {holder.domain_id}",
-                    hint="grow it through that domain, or stop the domain",
-                    id=spec.image_id,
-                )
+            if grows and isinstance(storage_pool, LocalPool):
+                hint = "grow it through that domain, or stop the domain"
+                self._check_closed(storage_pool, spec.image_id, hint)
             return self._images.grow(storage_pool, image, spec.size_bytes)
 
     async def ensure_seed(self, storage_pool: StoragePoolRef, seed: SeedSpec) -> ObservedImage:
@@ -158,13 +154,7 @@ class FakeStorageDriver:
             image = self._images.find(storage_pool, image_id)
             if image is None:
                 return
-            holder = self._images.opened_by(storage_pool, image_id)
-            if holder is not None:
-                raise Busy(
-                    f"image {image_id} is open in domain {holder.domain_id}",
-                    hint="stop that domain first",
-                    id=image_id,
-                )
+            self._check_closed(storage_pool, image_id)
             if image.purpose is ImagePurpose.TEMPLATE:
                 clones = [
                     other.image_id
@@ -178,6 +168,43 @@ class FakeStorageDriver:
                         id=image_id,
                     )
             self._images.remove(storage_pool, image_id)
+
+    async def ensure_snapshot(
+        self, storage_pool: StoragePoolRef, image_id: str, snapshot_id: str
+    ) -> None:
+        async with self._faults.around("storage.ensure_snapshot"):
+            image = self._volume(storage_pool, image_id)
+            if snapshot_id in self._images.list_snapshots(storage_pool, image_id):
+                return
+            if isinstance(storage_pool, LocalPool):
+                self._check_closed(storage_pool, image_id)
+            self._images.put_snapshot(storage_pool, image, snapshot_id)
+
+    async def ensure_snapshot_absent(
+        self, storage_pool: StoragePoolRef, image_id: str, snapshot_id: str
+    ) -> None:
+        async with self._faults.around("storage.ensure_snapshot_absent"):
+            if snapshot_id not in self._images.list_snapshots(storage_pool, image_id):
+                return
+            if isinstance(storage_pool, LocalPool):
+                self._check_closed(storage_pool, image_id)
+            self._images.remove_snapshot(storage_pool, image_id, snapshot_id)
+
+    async def list_snapshots(self, storage_pool: StoragePoolRef, image_id: str) -> list[str]:
+        async with self._faults.around("storage.list_snapshots"):
+            self._volume(storage_pool, image_id)
+            return self._images.list_snapshots(storage_pool, image_id)
+
+    async def restore_snapshot(
+        self, storage_pool: StoragePoolRef, image_id: str, snapshot_id: str
+    ) -> ObservedImage:
+        async with self._faults.around("storage.restore_snapshot"):
+            self._volume(storage_pool, image_id)
+            image = self._images.find_snapshot(storage_pool, image_id, snapshot_id)
+            if image is None:
+                raise NotFound(f"image {image_id} has no snapshot {snapshot_id}", id=snapshot_id)
+            self._check_closed(storage_pool, image_id)
+            return self._images.put(storage_pool, image)
 
     async def get_image(self, storage_pool: StoragePoolRef, image_id: str) -> ObservedImage:
         async with self._faults.around("storage.get_image"):
@@ -214,6 +241,21 @@ class FakeStorageDriver:
         if image is not None and image.purpose is not purpose:
             raise Conflict(f"image {image_id} is a {image.purpose}, no {purpose}", id=image_id)
         return image
+
+    def _volume(self, storage_pool: StoragePoolRef, image_id: str) -> ObservedImage:
+        image = self._find(storage_pool, image_id, ImagePurpose.VOLUME)
+        if image is None:
+            raise NotFound(f"image {image_id} does not exist", id=image_id)
+        return image
+
+    def _check_closed(
+        self, storage_pool: StoragePoolRef, image_id: str, hint: str = "stop that domain first"
+    ) -> None:
+        holder = self._images.opened_by(storage_pool, image_id)
+        if holder is not None:
+            raise Busy(
+                f"image {image_id} is open in domain {holder.domain_id}", hint=hint, id=image_id
+            )
 
     def _create(self, storage_pool: StoragePoolRef, spec: VolumeSpec) -> ObservedImage:
         size_bytes = whole_sectors(spec.size_bytes)

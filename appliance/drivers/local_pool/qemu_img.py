@@ -8,6 +8,8 @@ import signal
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from appliance.core.command import Finished, run
 from appliance.core.errors import Busy, DriverError, InsufficientResource
 from appliance.drivers.local_pool.directory import ImageFile
@@ -52,6 +54,38 @@ async def convert(source: Path, target: Path, *, limit_bytes: int) -> None:
         "convert", "-q", "-f", "qcow2", "-O", "qcow2", "-o", "compat=1.1", source, target,
         limit_bytes=limit_bytes, timeout_s=_CONVERT_S,
     )  # fmt: skip
+
+
+async def create_snapshot(path: Path, name: str) -> None:
+    await _run("snapshot", "-q", "--image-opts", "-c", name, _options(path))
+
+
+async def delete_snapshot(path: Path, name: str) -> None:
+    await _run("snapshot", "-q", "--image-opts", "-d", name, _options(path))
+
+
+async def restore_snapshot(path: Path, name: str) -> None:
+    await _run("snapshot", "-q", "--image-opts", "-a", name, _options(path))
+
+
+async def list_snapshots(path: Path) -> list[str]:
+    """Return the names of the snapshots inside an image, which a domain may have open."""
+    done = await _run("info", "-U", "-f", "qcow2", "--output=json", path)
+    return [snapshot.name for snapshot in msgspec.json.decode(done.stdout, type=_Info).snapshots]
+
+
+class _Snapshot(msgspec.Struct):
+    name: str
+
+
+class _Info(msgspec.Struct):
+    snapshots: list[_Snapshot] = []
+
+
+def _options(path: Path) -> str:
+    """Tell the format where there is no option -f. A comma in a value is doubled."""
+    name = str(path).replace(",", ",,")
+    return f"driver=qcow2,file.driver=file,file.filename={name}"
 
 
 async def _run(

@@ -142,6 +142,47 @@ class LocalPoolStorage:
                 await self._threads.run(directory.remove, file)
             await self._threads.run(forget, directory, image_id)
 
+    async def ensure_snapshot(
+        self, storage_pool: StoragePoolRef, image_id: str, snapshot_id: str
+    ) -> None:
+        async with self._opened(storage_pool, image_id) as directory:
+            file = await self._volume(directory, image_id)
+            if snapshot_id in await qemu_img.list_snapshots(file.path):
+                return
+            await self._check_closed(file, "stop that domain first")
+            await qemu_img.create_snapshot(file.path, snapshot_id)
+            await self._threads.run(directory.settle, file)
+
+    async def ensure_snapshot_absent(
+        self, storage_pool: StoragePoolRef, image_id: str, snapshot_id: str
+    ) -> None:
+        async with self._opened(storage_pool, image_id) as directory:
+            file = await self._threads.run(directory.find_file, image_id)
+            if file is None or file.kind is not VOLUME:
+                return
+            if snapshot_id not in await qemu_img.list_snapshots(file.path):
+                return
+            await self._check_closed(file, "stop that domain first")
+            await qemu_img.delete_snapshot(file.path, snapshot_id)
+            await self._threads.run(directory.settle, file)
+
+    async def list_snapshots(self, storage_pool: StoragePoolRef, image_id: str) -> list[str]:
+        with told_as_ours():
+            directory = await self._threads.run(self._roots.open, storage_pool)
+            file = await self._volume(directory, image_id)
+            return sorted(await qemu_img.list_snapshots(file.path))
+
+    async def restore_snapshot(
+        self, storage_pool: StoragePoolRef, image_id: str, snapshot_id: str
+    ) -> ObservedImage:
+        async with self._opened(storage_pool, image_id) as directory:
+            file = await self._volume(directory, image_id)
+            if snapshot_id not in await qemu_img.list_snapshots(file.path):
+                raise NotFound(f"image {image_id} has no snapshot {snapshot_id}", id=snapshot_id)
+            await self._check_closed(file, "stop that domain first")
+            await qemu_img.restore_snapshot(file.path, snapshot_id)
+            return await self._threads.run(directory.settle, file)
+
     async def get_image(self, storage_pool: StoragePoolRef, image_id: str) -> ObservedImage:
         with told_as_ours():
             directory = await self._threads.run(self._roots.open, storage_pool)
@@ -169,6 +210,12 @@ class LocalPoolStorage:
         with told_as_ours():
             directory = await self._threads.run(self._roots.open, storage_pool)
             return await self._threads.run(directory.statistics)
+
+    async def _volume(self, directory: PoolDirectory, image_id: str) -> ImageFile:
+        file = await self._threads.run(directory.find_file, image_id, ImagePurpose.VOLUME)
+        if file is None:
+            raise NotFound(f"image {image_id} does not exist", id=image_id)
+        return file
 
     async def _create(
         self, directory: PoolDirectory, spec: VolumeSpec, size_bytes: int

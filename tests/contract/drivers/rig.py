@@ -87,7 +87,8 @@ class Rig(StorageRig):
 
     Attributes:
         foreign_interface: an interface of the host that we did not make.
-        grows_open_images: a pool's image can grow while a domain has it open.
+        grows_open_images: a pool's image can grow, and be kept as a snapshot, while a domain has
+            it open.
         grows_live: a running domain takes more processors and memory.
         kill_domain: let the domain's process die.
         shut_guest_down: let the guest power off by itself.

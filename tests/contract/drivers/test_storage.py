@@ -223,6 +223,63 @@ class TestSeed:
         assert "hostname" not in str([SEED])
 
 
+class TestSnapshot:
+    async def test_of_a_volume_is_kept_once_under_its_id(self, rig: StorageRig) -> None:
+        image_id, snapshots = await rig.volume(), sorted([some_id(), some_id()])
+        assert await rig.storage.list_snapshots(rig.storage_pool, image_id) == []
+        for snapshot_id in (*reversed(snapshots), *snapshots):
+            await rig.storage.ensure_snapshot(rig.storage_pool, image_id, snapshot_id)
+        assert await rig.storage.list_snapshots(rig.storage_pool, image_id) == snapshots
+        assert await image_ids(rig) == [image_id]
+
+    async def test_restored_gives_back_the_size_and_stays(self, rig: StorageRig) -> None:
+        image_id, snapshot_id = await rig.volume(8 * MIB), some_id()
+        await rig.storage.ensure_snapshot(rig.storage_pool, image_id, snapshot_id)
+        await rig.ensure(image_id, 16 * MIB)
+        for _ in range(2):
+            image = await rig.storage.restore_snapshot(rig.storage_pool, image_id, snapshot_id)
+            assert image.size_bytes == 8 * MIB
+            assert image == await rig.storage.get_image(rig.storage_pool, image_id)
+        assert await rig.storage.list_snapshots(rig.storage_pool, image_id) == [snapshot_id]
+
+    async def test_of_a_clone_keeps_it_a_clone(self, rig: StorageRig) -> None:
+        template_id, snapshot_id = await rig.template(), some_id()
+        clone_id = await rig.volume(rig.template_bytes, template_id=template_id)
+        await rig.storage.ensure_snapshot(rig.storage_pool, clone_id, snapshot_id)
+        image = await rig.storage.restore_snapshot(rig.storage_pool, clone_id, snapshot_id)
+        assert image.template_id == template_id
+
+    async def test_is_deleted_alone_or_with_its_volume(self, rig: StorageRig) -> None:
+        image_id, snapshot_id, other_id = await rig.volume(), some_id(), some_id()
+        for each in (snapshot_id, other_id):
+            await rig.storage.ensure_snapshot(rig.storage_pool, image_id, each)
+        for _ in range(2):
+            await rig.storage.ensure_snapshot_absent(rig.storage_pool, image_id, snapshot_id)
+        assert await rig.storage.list_snapshots(rig.storage_pool, image_id) == [other_id]
+
+        await rig.storage.ensure_image_absent(rig.storage_pool, image_id)
+        await rig.storage.ensure_snapshot_absent(rig.storage_pool, image_id, other_id)
+        await rig.ensure(image_id, 8 * MIB)
+        assert await rig.storage.list_snapshots(rig.storage_pool, image_id) == []
+
+    async def test_that_does_not_exist_is_told(self, rig: StorageRig) -> None:
+        image_id = await rig.volume()
+        with pytest.raises(NotFound):
+            await rig.storage.restore_snapshot(rig.storage_pool, image_id, some_id())
+        for call in (
+            rig.storage.ensure_snapshot(rig.storage_pool, some_id(), some_id()),
+            rig.storage.restore_snapshot(rig.storage_pool, some_id(), some_id()),
+            rig.storage.list_snapshots(rig.storage_pool, some_id()),
+        ):
+            with pytest.raises(NotFound):
+                await call
+
+    async def test_of_a_template_is_refused(self, rig: StorageRig) -> None:
+        template_id = await rig.template()
+        with pytest.raises(Conflict):
+            await rig.storage.ensure_snapshot(rig.storage_pool, template_id, some_id())
+
+
 class TestAbsence:
     async def test_of_what_was_never_there_is_fine(self, rig: StorageRig) -> None:
         await rig.storage.ensure_image_absent(rig.storage_pool, some_id())
