@@ -3,7 +3,8 @@
 import msgspec
 
 from appliance.model.compute import Architecture
-from appliance.resources.work import LOCAL, PoolPlace
+from appliance.resources.storage_pool import LOCAL
+from appliance.resources.work import PoolPlace
 from appliance.store.base import Statement
 
 
@@ -53,6 +54,15 @@ def pools_by_id(pool_ids: str) -> Statement:
         " WHERE storage_pool_agent.storage_pool_id = storage_pool.id ORDER BY position)) AS agents"
         " FROM storage_pool WHERE id IN (SELECT value FROM json_each(?))",
         (pool_ids,),
+    )
+
+
+def pool_guard(pool_id: str, agent_id: str) -> Statement:
+    """Select 1 while an agent acts for a storage pool: guards the batch that adds an image."""
+    return Statement(
+        "SELECT EXISTS (SELECT 1 FROM storage_pool_agent"
+        " WHERE storage_pool_id = ? AND agent_id = ?)",
+        (pool_id, agent_id),
     )
 
 

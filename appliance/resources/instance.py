@@ -1,6 +1,6 @@
 """Instance: a virtual machine."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Final
 
 import msgspec
@@ -74,6 +74,7 @@ class InstanceFacts(msgspec.Struct, frozen=True):
     phase: str
     power: Power
     generation: int
+    seed_pool_id: str
     observed_state: str
     observed_reason: str
     host_name: str
@@ -104,8 +105,12 @@ class AdapterFacts(PartFacts, frozen=True):
 
 class VolumeFacts(PartFacts, frozen=True):
     type: str
+    storage_pool_id: str
     architecture: str | None  # of its template
     local_agents: str | None  # JSON; of its storage pool, if that is local to them
+
+    def list_local_agents(self) -> list[str]:
+        return msgspec.json.decode(self.local_agents or "[]", type=list[str])
 
 
 def _decode(row: Row) -> Instance:
@@ -145,7 +150,7 @@ def instances_of_project(project_id: str, zone_id: str) -> Statement:
 
 _FACTS: Final = """
 SELECT instance.id, instance.name, project_id, kaktus_id, zone.region_id, kaktus.zone_id,
-    kompute_id, phase, power, instance.generation, observed_state, observed_reason,
+    kompute_id, phase, power, instance.generation, seed_pool_id, observed_state, observed_reason,
     kaktus.name AS host_name,
     (SELECT json_group_array(agent_id) FROM (SELECT agent_id FROM kaktus_agent
         WHERE kaktus_agent.kaktus_id = kaktus.id ORDER BY position)) AS agents,
@@ -180,7 +185,7 @@ def wanted_volumes(project_id: str, volume_ids: Sequence[str]) -> Statement:
     """Select the `VolumeFacts` of those that exist."""
     return Statement(
         "SELECT volume.id, project_id = ? AS is_mine, volume.phase, kompute_id, instance_id,"
-        " region_id, type, template.architecture,"
+        " region_id, type, volume.storage_pool_id, template.architecture,"
         " CASE WHEN ceph_address LIKE 'local://%' THEN (SELECT json_group_array(agent_id)"
         " FROM storage_pool_agent WHERE storage_pool_agent.storage_pool_id = storage_pool.id)"
         " END AS local_agents FROM volume"
@@ -223,6 +228,27 @@ def check_parts(
         raise Invalid("an instance has at most one adapter on a public network", field="adapters")
 
 
+def local_agents_of(volumes: Iterable[VolumeFacts]) -> frozenset[str]:
+    """Return the agents of the local storage pools that volumes are in."""
+    return frozenset(agent_id for volume in volumes for agent_id in volume.list_local_agents())
+
+
+def check_reach(instance: InstanceFacts, volumes: Iterable[VolumeFacts]) -> None:
+    """Accept the volumes that an instance shall have where it is.
+
+    Raises:
+        Invalid: one is in a storage pool that is local to another host.
+    """
+    for volume in volumes:
+        if not local_agents_of([volume]).issubset(instance.list_agents()):
+            raise Invalid(
+                f"volume {volume.id} is in a storage pool that is local to another host than"
+                f" {instance.host_name}, which instance {instance.id} is on",
+                field="volumes",
+                hint="choose a volume of a pool that this host reaches",
+            )
+
+
 def _problem_of_part(part: PartFacts | None, instance_id: str, region_id: str) -> str | None:
     if part is None or not part.is_mine or part.phase == "creating":
         return "does not exist in this project"
@@ -243,18 +269,20 @@ def insert_instance(
     *,
     project_id: str,
     kaktus_id: str,
+    seed_pool_id: str,
     now_ms: int,
     kompute_id: str | None = None,
 ) -> Statement:
     return Statement(
-        "INSERT INTO instance (id, project_id, kaktus_id, kompute_id, name, description,"
-        " memory_bytes, vcpus, power, phase, created_at_ms, updated_at_ms)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'running', 'creating', ?, ?)",
+        "INSERT INTO instance (id, project_id, kaktus_id, kompute_id, seed_pool_id, name,"
+        " description, memory_bytes, vcpus, power, phase, created_at_ms, updated_at_ms)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'running', 'creating', ?, ?)",
         (
             instance_id,
             project_id,
             kaktus_id,
             kompute_id,
+            seed_pool_id,
             instance.name,
             given(instance.description, ""),
             instance.memory,

@@ -6,11 +6,12 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import UNSET
 
+from appliance.core.errors import Invalid
 from appliance.resources.agent import NodeAgentType
 from appliance.resources.agent_list import as_json, refuse_agent
 from appliance.resources.cost import Cost, check_cost, free, price_from_text, price_to_text
 from appliance.resources.fields import Maybe, about, given
-from appliance.resources.names import check_name, check_references, check_text
+from appliance.resources.names import check_name, check_references, check_text, quoted
 from appliance.resources.sizes import check_between
 from appliance.resources.table import Children, Part, Rule, Table
 from appliance.store.base import Row, Statement
@@ -209,6 +210,32 @@ def _bad_agents(kaktus_id: str, _: str, kaktus: Kaktus) -> Statement:
     )
 
 
+def _instances_of_other_agents(kaktus_id: str, _: str, kaktus: Kaktus) -> Statement:
+    agents = as_json(kaktus.agents)
+    return Statement(
+        "SELECT COUNT(*) AS instances FROM instance WHERE kaktus_id = ?"
+        " AND (EXISTS (SELECT value FROM json_each(?)"
+        " EXCEPT SELECT agent_id FROM kaktus_agent WHERE kaktus_id = ?)"
+        " OR EXISTS (SELECT agent_id FROM kaktus_agent WHERE kaktus_id = ?"
+        " EXCEPT SELECT value FROM json_each(?))) GROUP BY kaktus_id",
+        (kaktus_id, agents, kaktus_id, kaktus_id, agents),
+    )
+
+
+def _refuse_other_agents(kaktus: Kaktus, row: Row) -> None:
+    """Refuse to look for machines where they are not.
+
+    Kahuna would find none of them with another agent, and start each of them a second time.
+    """
+    raise Invalid(
+        f"agents of Kaktus {quoted(kaktus.name)} stay the same while it has instances"
+        f" ({row['instances']}): another agent may be on another machine",
+        field="agents",
+        hint="remove its instances first; a machine that was installed anew keeps its agent and"
+        " gets a new key for it",
+    )
+
+
 KAKTUSES: Final = Table(
     kind="kaktus",
     title="Kaktus",
@@ -243,5 +270,8 @@ KAKTUSES: Final = Table(
             ),
         ),
     ),
-    rules=(Rule(_bad_agents, lambda _, row: refuse_agent(row, NodeAgentType.KAKTUS)),),
+    rules=(
+        Rule(_bad_agents, lambda _, row: refuse_agent(row, NodeAgentType.KAKTUS)),
+        Rule(_instances_of_other_agents, _refuse_other_agents),
+    ),
 )

@@ -12,6 +12,7 @@ import msgspec
 
 from appliance.core.errors import InsufficientResource
 from appliance.model.compute import Architecture
+from appliance.resources.agent_list import as_json
 from appliance.store.base import Statement
 
 _SHOWN: Final = 20  # reasons in one message; a zone has thousands of hosts at most
@@ -47,7 +48,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """What needs a place.
 
     Attributes:
-        agents: of local storage pools: the host must be where they are.
+        agents: of local storage pools: the host must be where they are. Every host of the region
+            reaches those on Ceph, whose agents are only the ones that Kahuna asks about them.
         reachable: agents that are connected.
     """
 
@@ -175,17 +177,29 @@ def hosts_of_zone(zone_id: str, project_id: str) -> Statement:
 
 
 def room_guard(
-    host_id: str, project_id: str, *, vcpus: int, memory_bytes: int, spread: Spread
+    host_id: str,
+    project_id: str,
+    *,
+    agents: Iterable[str],
+    vcpus: int,
+    memory_bytes: int,
+    spread: Spread,
 ) -> Statement:
-    """Select 1 while the host has room for so much more, for `store.base.guard`."""
+    """Select 1 while the host has room for so much more, for `store.base.guard`.
+
+    `agents`: those by which it was chosen; it must still have them.
+    """
+    wanted = as_json(sorted(agents))
     return Statement(
         "SELECT EXISTS (SELECT 1 FROM kaktus JOIN kaktus_load ON kaktus_id = kaktus.id"
         " WHERE kaktus.id = ? AND schedulable = 1"
         " AND kaktus_load.vcpus + ? <= cpu_threads * overcommit_cpu_ratio"
         " AND kaktus_load.memory_bytes + ? <= kaktus.memory_bytes * overcommit_memory_ratio"
         " AND (? = 0 OR NOT EXISTS (SELECT 1 FROM instance"
-        " WHERE project_id = ? AND instance.kaktus_id = kaktus.id)))",
-        (host_id, vcpus, memory_bytes, int(spread is Spread.HARD), project_id),
+        " WHERE project_id = ? AND instance.kaktus_id = kaktus.id))"
+        " AND NOT EXISTS (SELECT value FROM json_each(?)"
+        " EXCEPT SELECT agent_id FROM kaktus_agent WHERE kaktus_agent.kaktus_id = kaktus.id))",
+        (host_id, vcpus, memory_bytes, int(spread is Spread.HARD), project_id, wanted),
     )
 
 

@@ -27,7 +27,7 @@ DEFAULT_CEPH_PORT: Final = 3300
 MAX_PORT: Final = 65_535
 MAX_DIRECTORY_LENGTH: Final = 1024
 MAX_MONITORS: Final = 32
-_LOCAL: Final = "local://"
+LOCAL: Final = "local://"
 
 # "/" and "@" divide the parts of an image's name (rbd(8)); names with a leading dot are Ceph's own.
 _CEPH_POOL: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
@@ -62,13 +62,18 @@ class StoragePool(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     cost: Annotated[Maybe[Cost], about("What the whole pool costs in a month", implied=free())] = (
         UNSET
     )
-    agents: Annotated[list[str], about("Ids of the Kaktus agents that reach it")]
+    agents: Annotated[
+        list[str],
+        about(
+            "Ids of the Kaktus agents that Kahuna asks about it; of a local one, its Kaktus' own"
+        ),
+    ]
 
 
 def local_directory(pool: StoragePool) -> PurePosixPath | None:
     """Return the directory of a local pool that was accepted, None for one on Ceph."""
     address = given(pool.ceph_address, "")
-    return PurePosixPath(address.removeprefix(_LOCAL)) if address.startswith(_LOCAL) else None
+    return PurePosixPath(address.removeprefix(LOCAL)) if address.startswith(LOCAL) else None
 
 
 def check_storage_pool(pool: StoragePool) -> None:
@@ -86,8 +91,8 @@ def check_storage_pool(pool: StoragePool) -> None:
             hint="1 to 128 letters, digits, dots, hyphens and underscores, no dot in front",
         )
     address = given(pool.ceph_address, "")
-    if address.startswith(_LOCAL):
-        _check_local(address.removeprefix(_LOCAL), pool.agents)
+    if address.startswith(LOCAL):
+        _check_local(address.removeprefix(LOCAL), pool.agents)
     elif address:
         _check_monitors(address)
     check_between(given(pool.ceph_port, DEFAULT_CEPH_PORT), "ceph_port", 0, MAX_PORT)
@@ -129,7 +134,7 @@ def _check_local(directory: str, agents: list[str]) -> None:
         or not {".", ".."}.isdisjoint(directory.split("/"))
     ):
         raise Invalid(
-            f"ceph_address {quoted(_LOCAL + directory)} does not name an absolute directory",
+            f"ceph_address {quoted(LOCAL + directory)} does not name an absolute directory",
             field="ceph_address",
             hint="the form is local:///var/lib/kowabunga/pool: letters, digits, dots, hyphens and "
             "underscores, no part . or .., no slash at the end",
@@ -251,6 +256,48 @@ def _pools_in_the_same_directory(pool_id: str, _: str, pool: StoragePool) -> Sta
     )
 
 
+def first_monitor(ceph_address: str, ceph_port: int) -> tuple[str, int]:
+    """Return the monitor that is asked: a driver finds the others through it."""
+    return ceph_address.partition(",")[0] or DEFAULT_CEPH_ADDRESS, ceph_port or DEFAULT_CEPH_PORT
+
+
+def _images_of_another_place(pool_id: str, _: str, pool: StoragePool) -> Statement:
+    address, port = first_monitor(given(pool.ceph_address, ""), given(pool.ceph_port, 0))
+    return Statement(
+        "SELECT field FROM (SELECT id, CASE"
+        " WHEN ceph_address LIKE 'local://%' THEN CASE WHEN EXISTS"
+        " (SELECT agent_id FROM storage_pool_agent WHERE storage_pool_id = storage_pool.id"
+        " EXCEPT SELECT value FROM json_each(?)) THEN 'agents' END"
+        " WHEN pool <> ? THEN 'pool'"
+        " WHEN coalesce(nullif(substr(ceph_address, 1, instr(ceph_address || ',', ',') - 1), ''),"
+        " ?) <> ? THEN 'ceph_address'"
+        " WHEN coalesce(nullif(ceph_port, 0), ?) <> ? THEN 'ceph_port' END AS field"
+        " FROM storage_pool WHERE id = ?) AS changed WHERE field IS NOT NULL"
+        " AND (EXISTS (SELECT 1 FROM template WHERE storage_pool_id = changed.id)"
+        " OR EXISTS (SELECT 1 FROM volume WHERE storage_pool_id = changed.id))",
+        (
+            as_json(pool.agents),
+            pool.pool,
+            DEFAULT_CEPH_ADDRESS,
+            address,
+            DEFAULT_CEPH_PORT,
+            port,
+            pool_id,
+        ),
+    )
+
+
+def _refuse_another_place(pool: StoragePool, row: Row) -> None:
+    field = str(row["field"])
+    what = "the first monitor of ceph_address" if field == "ceph_address" else field
+    raise Invalid(
+        f"{what} of storage pool {quoted(pool.name)} stays the same while templates or volumes are"
+        " in it: they would be looked for where they are not",
+        field=field,
+        hint="make another pool, or remove its volumes and templates first",
+    )
+
+
 def _refuse_same_directory(_: StoragePool, row: Row) -> None:
     raise Invalid(
         f"the directory is that of storage pool {quoted(str(row['name']))}, {row['id']}",
@@ -315,5 +362,6 @@ STORAGE_POOLS: Final = Table(
     rules=(
         Rule(_bad_agents, lambda _, row: refuse_agent(row, NodeAgentType.KAKTUS)),
         Rule(_pools_in_the_same_directory, _refuse_same_directory),
+        Rule(_images_of_another_place, _refuse_another_place),
     ),
 )

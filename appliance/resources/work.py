@@ -11,12 +11,10 @@ import msgspec
 
 from appliance.model.storage import LocalPool, RbdPool, StoragePoolRef
 from appliance.operations.step import StepContext
-from appliance.resources.storage_pool import DEFAULT_CEPH_ADDRESS, DEFAULT_CEPH_PORT
+from appliance.resources.storage_pool import LOCAL, first_monitor
 from appliance.store.base import Row, Statement
 
 S = TypeVar("S", bound=msgspec.Struct)
-
-LOCAL: Final = "local://"
 
 # How long trouble is met by trying again. Below the clients' deadlines, so that most of them hear
 # how it ended; the create of a template takes as long as its download.
@@ -57,12 +55,8 @@ class PoolPlace(msgspec.Struct, frozen=True):
     def ref(self) -> StoragePoolRef:
         if self.ceph_address.startswith(LOCAL):
             return LocalPool(directory=self.ceph_address.removeprefix(LOCAL))
-        # A driver finds the other monitors through the first.
-        return RbdPool(
-            pool=self.pool,
-            monitor_address=self.ceph_address.split(",")[0] or DEFAULT_CEPH_ADDRESS,
-            monitor_port=self.ceph_port or DEFAULT_CEPH_PORT,
-        )
+        address, port = first_monitor(self.ceph_address, self.ceph_port)
+        return RbdPool(pool=self.pool, monitor_address=address, monitor_port=port)
 
 
 async def read_rows(context: StepContext[Work], kind: type[S], statement: Statement) -> list[S]:

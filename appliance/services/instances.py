@@ -20,9 +20,11 @@ from appliance.resources.instance import (
     begin_delete_instance,
     check_instance,
     check_parts,
+    check_reach,
     insert_instance,
     instance_facts,
     instance_guard,
+    local_agents_of,
     update_instance,
     wanted_adapters,
     wanted_volumes,
@@ -79,6 +81,10 @@ class Instances:
             volumes = await self._check_parts(wanted, instance_id, project_id, zone.region_id)
             demand = Demand(instances=1, vcpus=wanted.vcpus, memory_bytes=wanted.memory)
             await self._durable.check_quota(project_id, demand)
+            local_agents = local_agents_of(volumes)
+            # Beside its system, for good: a seed never moves.
+            seed_pool = next(each.storage_pool_id for each in volumes if each.architecture)
+            storage_agents = await self._durable.storage_agents([seed_pool])
             chosen = await self._placement.choose(
                 Needs(
                     instance_id=instance_id,
@@ -87,19 +93,25 @@ class Instances:
                     vcpus=wanted.vcpus,
                     memory_bytes=wanted.memory,
                     architecture=_architecture(volumes),
-                    agents=_local_agents(volumes),
+                    agents=local_agents,
                 )
             )
             room = room_guard(
                 chosen.host_id,
                 project_id,
+                agents={chosen.agent_id} | local_agents,
                 vcpus=wanted.vcpus,
                 memory_bytes=wanted.memory,
                 spread=chosen.spread,
             )
             return Submission(
                 kind=INSTANCE_CREATE,
-                arguments=Work(instance_id, instance_id=instance_id, host_agent=chosen.agent_id),
+                arguments=Work(
+                    instance_id,
+                    instance_id=instance_id,
+                    host_agent=chosen.agent_id,
+                    storage_agents=storage_agents,
+                ),
                 targets=(
                     target("instance", instance_id),
                     *(target("volume", each) for each in given(wanted.volumes, [])),
@@ -114,6 +126,7 @@ class Instances:
                         wanted,
                         project_id=project_id,
                         kaktus_id=chosen.host_id,
+                        seed_pool_id=seed_pool,
                         now_ms=self._durable.now_ms,
                     ),
                     *_attach(instance_id, project_id, wanted),
@@ -167,14 +180,17 @@ class Instances:
 
         async def prepare() -> Submission[Work]:
             stored, facts, wanted = await self._read_change(instance_id, sent)
-            await self._check_parts(wanted, instance_id, facts.project_id, facts.region_id)
+            volumes = await self._check_parts(
+                wanted, instance_id, facts.project_id, facts.region_id
+            )
+            check_reach(facts, volumes)
             demand = Demand(
                 vcpus=wanted.vcpus - stored.vcpus, memory_bytes=wanted.memory - stored.memory
             )
             await self._durable.check_quota(facts.project_id, demand)
             room = growth_guard(instance_id, vcpus=wanted.vcpus, memory_bytes=wanted.memory)
             await self._durable.check_room(room, facts.host_name)
-            job = instance_job(self._durable, facts, given(wanted.volumes, []))
+            job = await instance_job(self._durable, facts, given(wanted.volumes, []))
             return job.submission(
                 asked,
                 INSTANCE_UPDATE,
@@ -203,7 +219,7 @@ class Instances:
         async def prepare() -> Submission[Work]:
             facts = await self._facts(instance_id)
             refuse_owned("instance", instance_id, facts.kompute_id)
-            job = instance_job(self._durable, facts)
+            job = await instance_job(self._durable, facts)
             return job.submission(
                 asked,
                 INSTANCE_DELETE,
@@ -267,12 +283,3 @@ def _machine(instance: Instance) -> Instance:
 
 def _architecture(volumes: list[VolumeFacts]) -> Architecture:
     return next(Architecture(each.architecture) for each in volumes if each.architecture)
-
-
-def _local_agents(volumes: list[VolumeFacts]) -> frozenset[str]:
-    return frozenset(
-        agent_id
-        for volume in volumes
-        if volume.local_agents is not None
-        for agent_id in msgspec.json.decode(volume.local_agents, type=list[str])
-    )

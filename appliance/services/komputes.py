@@ -19,6 +19,7 @@ from appliance.resources.choice import (
     RegionOfZone,
     SubnetChoice,
     TemplateChoice,
+    pool_guard,
     public_subnet,
     region_of_zone,
     template_is_ready,
@@ -161,12 +162,14 @@ class Komputes:
                         room_guard(
                             chosen.host_id,
                             project_id,
+                            agents={chosen.agent_id} | parts.pool.local_agents,
                             vcpus=wanted.vcpus,
                             memory_bytes=wanted.memory,
                             spread=chosen.spread,
                         )
                     ),
                     *guard(has_subnet(project_id, parts.private_subnet)),
+                    *guard(pool_guard(parts.pool.storage_pool_id, storage_agent)),
                     *guard(template_is_ready(parts.template.id)),
                     *insert_parts(
                         ids,

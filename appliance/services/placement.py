@@ -31,7 +31,7 @@ decode_hosts: Final = msgspec.json.Decoder(list[Host]).decode
 class Needs(msgspec.Struct, frozen=True, kw_only=True):
     """An instance that needs a host.
 
-    `agents`: of local storage pools that it uses.
+    `agents`: of local storage pools that it uses; each lies on one host, and it must be that.
     """
 
     instance_id: str

@@ -7,6 +7,7 @@ from appliance.core.ids import new_id
 from appliance.model.target import target
 from appliance.operations.operation import Operation
 from appliance.operations.step import Submission
+from appliance.resources.choice import pool_guard
 from appliance.resources.fields import with_defaults
 from appliance.resources.storage_pool import STORAGE_POOLS
 from appliance.resources.template import (
@@ -24,7 +25,7 @@ from appliance.resources.work import Work
 from appliance.services.catalog import Catalog, check_id
 from appliance.services.durable import Asked, Begun, Durable, object_of
 from appliance.services.jobs import template_job
-from appliance.store.base import guard_none
+from appliance.store.base import guard, guard_none
 
 
 class _Clone(msgspec.Struct, frozen=True):
@@ -55,7 +56,10 @@ class Templates:
             return job.submission(
                 asked,
                 TEMPLATE_CREATE,
-                TEMPLATES.insert(template_id, pool_id, wanted, self._durable.now_ms),
+                (
+                    *guard(pool_guard(pool_id, job.work.storage_agents[pool_id])),
+                    *TEMPLATES.insert(template_id, pool_id, wanted, self._durable.now_ms),
+                ),
             )
 
         async def explain(conflict: Conflict) -> KowabungaError:

@@ -9,6 +9,7 @@ from appliance.resources.choice import (
     PoolChoice,
     TemplateChoice,
     pool_choice,
+    pool_guard,
     template_choice,
     template_is_ready,
 )
@@ -94,6 +95,7 @@ class Volumes:
                 request_key=asked.key,
                 statements=(
                     *quota_guard(project_id, demand),
+                    *guard(pool_guard(pool.storage_pool_id, agent_id)),
                     *(() if template is None else guard(template_is_ready(template.id))),
                     insert_volume(
                         volume_id,
