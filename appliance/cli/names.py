@@ -8,6 +8,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,19 +24,29 @@ from appliance.core.errors import KowabungaError
 from appliance.core.files import ensure_private_directory, write_atomic
 from appliance.core.text import escape_controls
 
-# A request may begin in the first half, and ends with the second.
-_BUDGET_S: Final = 0.3
 _KEPT_S: Final = 600.0  # an object may have another name by then
 
 Completer = Callable[[click.Context, click.Parameter, str], list[str]]
 
 
-def names_of(noun: str, *, monotonic: Callable[[], float] = time.monotonic) -> Completer:
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a Tab may take: a request begins in the first half, and ends with the second.
+
+    Who completes may give another one as the context's object.
+    """
+
+    budget_s: float = 0.3
+    monotonic: Callable[[], float] = time.monotonic
+
+
+def names_of(noun: str) -> Completer:
     """Return what completes the name of such an object, given as an argument or an option."""
 
     def complete(context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
+        patience = context.find_object(Patience) or Patience()
         try:
-            names = _names(NOUNS[noun], _connection(context.params), monotonic)
+            names = _names(NOUNS[noun], _connection(context.params, patience), patience)
         except (KowabungaError, Refused, NoAnswer, OSError):
             return []
         # A name that could move a cursor is not put on a command line.
@@ -46,18 +57,18 @@ def names_of(noun: str, *, monotonic: Callable[[], float] = time.monotonic) -> C
     return complete
 
 
-def _connection(options: Mapping[str, Any]) -> Connection:
+def _connection(options: Mapping[str, Any], patience: Patience) -> Connection:
     return Connection(
         url=options.get("url"),
         api_key_file=options.get("api_key_file"),
         ca_file=options.get("ca_file"),
         socket=options.get("socket") or DEFAULT_SOCKET,
-        timeout_s=_BUDGET_S / 2,
+        timeout_s=patience.budget_s / 2,
     )
 
 
-def _names(noun: Noun, connection: Connection, monotonic: Callable[[], float]) -> set[str]:
-    end = monotonic() + _BUDGET_S / 2
+def _names(noun: Noun, connection: Connection, patience: Patience) -> set[str]:
+    end = patience.monotonic() + patience.budget_s / 2
     with ApiClient(connection) as client:
         listed = client.send("GET", noun.index or f"{V1}/{noun.name}").body
         if noun.index:
@@ -67,7 +78,7 @@ def _names(noun: Noun, connection: Connection, monotonic: Callable[[], float]) -
         known = {object_id: kept[object_id] for object_id in listed if object_id in kept}
         try:
             for object_id in listed:
-                if object_id not in known and monotonic() < end:
+                if object_id not in known and patience.monotonic() < end:
                     item = client.send("GET", path_of(noun, object_id)).body
                     known[object_id] = str(item["name"])
         finally:
