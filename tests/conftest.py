@@ -34,5 +34,5 @@ def _no_thread_survives() -> Generator[None]:
     before = set(threading.enumerate())
     yield
     for thread in set(threading.enumerate()) - before:
-        thread.join(timeout=5)
+        thread.join(timeout=60)
         assert not thread.is_alive(), f"thread left running: {thread.name}"

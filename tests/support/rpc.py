@@ -128,7 +128,7 @@ class Wire:
 
     async def next(self) -> dict[str, Any]:
         """Return the next frame that is not a heartbeat."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 frame: dict[str, Any] = json.loads(await self.transport.receive())
                 if frame.get("method") != "session.ping":
@@ -154,7 +154,7 @@ class Wire:
         assert closed.value.code == code, closed.value
 
     async def _drain(self) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 await self.transport.receive()
 

@@ -14,8 +14,8 @@ import httpx
 
 from tests.support.wait import until_now
 
-_START_S: Final = 60.0
-_STOP_S: Final = 20.0
+_START_S: Final = 120.0
+_STOP_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 async def until(
-    condition: Callable[[], object], what: str = "the condition", *, timeout_s: float = 10.0
+    condition: Callable[[], object], what: str = "the condition", *, timeout_s: float = 60.0
 ) -> None:
     """Look again and again; fail with `what` did not come true."""
     end = time.monotonic() + timeout_s
@@ -15,7 +15,7 @@ async def until(
         await asyncio.sleep(0.001)
 
 
-def until_now(condition: Callable[[], bool], what: str, *, timeout_s: float = 10.0) -> None:
+def until_now(condition: Callable[[], bool], what: str, *, timeout_s: float = 60.0) -> None:
     """Do the same outside of asyncio."""
     end = time.monotonic() + timeout_s
     while not condition():

@@ -14,7 +14,7 @@ from tests.e2e.kahuna.conftest import Place
 from tests.e2e.kahuna.test_walk import free_port
 from tests.support.wait import until_now
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 _WAY = """
 region create eu-west --domain eu-west.example.org
@@ -101,7 +101,7 @@ def test_data_goes_to_standard_output_and_everything_else_to_standard_error(plac
             sys.executable, "-m", "appliance", "region", "create", "eu", "--domain", "a.example",
             "-o", "json", "--debug", "--socket", str(place.socket),
         ],
-        capture_output=True, text=True, timeout=60, check=True,
+        capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     assert json.loads(made.stdout)["name"] == "eu"
     assert made.stderr.startswith("debug: POST /api/v1/region: request ")

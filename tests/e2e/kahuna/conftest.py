@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.wait import until_now
 
-_START_S = 30.0
+_START_S = 120.0
 
 _KAHUNA = """
 import sys
@@ -63,7 +63,7 @@ class Daemon:
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(how)
-        return self.process.wait(15)
+        return self.process.wait(60)
 
 
 @dataclass(slots=True)
@@ -103,7 +103,7 @@ class Place:
             [sys.executable, "-m", "appliance", *map(str, words)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
             env={**os.environ, "KOWABUNGA_SOCKET": str(self.socket)},
         )

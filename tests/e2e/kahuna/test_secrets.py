@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.kahuna.conftest import Place
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 _PASSWORD = "hunter2-correct-horse"
 _PASSPHRASE = "battery staple and so on"

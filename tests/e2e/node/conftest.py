@@ -65,7 +65,7 @@ class RealNode:
             env=self._environment,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=180,
             check=False,
         )
         assert done.returncode == code, self.told(done)

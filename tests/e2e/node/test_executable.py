@@ -12,6 +12,8 @@ import pytest
 from tests.support.executable import build
 from tests.support.needs import need_root
 
+pytestmark = pytest.mark.timeout(600)
+
 _TOP: Final = Path(__file__).resolve().parents[3]
 _INPUTS: Final = (
     ".git", ".gitignore", "pyproject.toml", "README.md", "LICENSE", "appliance", "bundle",
@@ -25,7 +27,7 @@ def run(executable: Path, root: Path, *arguments: str) -> subprocess.CompletedPr
         env={"SHIV_ROOT": str(root), "PATH": os.environ["PATH"]},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 

@@ -12,6 +12,8 @@ from tests.e2e.node.conftest import RealNode
 from tests.support.needs import need, need_root
 from tests.support.wait import until_now
 
+pytestmark = pytest.mark.timeout(600)
+
 
 def runs(pid: int) -> bool:
     try:
@@ -99,7 +101,7 @@ def test_commands_at_the_same_time_end_in_one_of_their_wishes(node: RealNode) ->
     started = [node.start("role", "set", wish, *node.options) for wish in wishes]
     for command in started:
         with command:
-            _, error = command.communicate(timeout=100)
+            _, error = command.communicate(timeout=180)
             assert command.returncode == 0, error
     roles = node.files.parse(node.files.config.read_bytes()).roles
     assert list(roles) in [wish.split(",") for wish in wishes]
@@ -123,7 +125,12 @@ def test_an_address_that_is_taken_is_named(node: RealNode) -> None:
     taken = status.roles[Role.KAHUNA].detail.removeprefix("https://")
     other = node.another("other", listen=taken)
     try:
-        assert taken in other.role("set", "kahuna", "--timeout", "3", code=9).stderr
+        told = ""
+        for timeout in ("3", "30", "90"):  # a busy machine may not come so far
+            told += other.role("set", "kahuna", "--timeout", timeout, code=9).stderr
+            if taken in told:
+                break
+        assert taken in told
     finally:
         other.role("stop")
 
@@ -134,7 +141,7 @@ def test_serve_in_the_foreground_ends_cleanly_when_asked(node: RealNode) -> None
         refused = node.run("serve", *node.options, code=5)
         assert "the node's supervisor" in refused.stderr
         serving.terminate()
-        _, log = serving.communicate(timeout=20)
+        _, log = serving.communicate(timeout=120)
     assert serving.returncode == 0, log
     assert node.status() is None
 
@@ -183,7 +190,7 @@ def test_a_fresh_machine_needs_no_option_at_all(executable: Path, unpacked: Path
             [need("unshare"), "--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child",
              "sh", "-c", _ON_THE_REAL_PATHS, "sh", executable],
             env={"SHIV_ROOT": str(unpacked), "PATH": os.environ["PATH"]},
-            capture_output=True, text=True, timeout=100, check=False,
+            capture_output=True, text=True, timeout=180, check=False,
         )  # fmt: skip
     finally:
         for path in created:

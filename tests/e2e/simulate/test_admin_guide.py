@@ -59,7 +59,7 @@ def _shim(directory: Path) -> Path:
     return program.parent
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_every_command_of_the_guide_works_and_prints_what_it_says(tmp_path: Path) -> None:
     page = _GUIDE.read_text(encoding="utf-8")
     assert f"kowabunga serve --simulate --listen {_ADDRESS} --state cloud" in page
@@ -71,7 +71,7 @@ def test_every_command_of_the_guide_works_and_prints_what_it_says(tmp_path: Path
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=150,
+            timeout=500,
             check=False,
             env={
                 **os.environ,

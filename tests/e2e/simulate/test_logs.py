@@ -8,7 +8,7 @@ import pytest
 from tests.support.furnish import GIB, Api, furnish
 from tests.support.simulation import simulation
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(600)
 _PASSWORD = "hunter2-correct-horse"
 
 

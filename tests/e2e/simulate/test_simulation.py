@@ -9,7 +9,7 @@ from tests.support.furnish import GIB, Api, furnish
 from tests.support.simulation import simulation
 from tests.support.wait import until_now
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(600)
 _EXT = "/api/ext/v1"
 
 

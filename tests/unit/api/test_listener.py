@@ -69,7 +69,7 @@ async def connected(
 
 
 async def status_of(reader: asyncio.StreamReader) -> bytes:
-    return (await asyncio.wait_for(reader.readline(), 5)).split(b" ")[1]
+    return (await asyncio.wait_for(reader.readline(), 60)).split(b" ")[1]
 
 
 def authority_and_pair(directory: Path, name: str) -> tuple[Path, Path]:
@@ -95,7 +95,7 @@ async def test_a_request_is_answered_and_the_connection_kept() -> None:
     ):
         for _ in range(2):
             writer.write(_GET)
-            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
             assert head.startswith(b"HTTP/1.1 200")
             assert b"server:" not in head.lower()
             assert await reader.readexactly(4) == b"None"
@@ -114,7 +114,7 @@ async def test_whoever_dawdles_over_the_head_is_cut_off(sent: bytes) -> None:
     ):
         writer.write(sent)
         with suppress(ConnectionResetError):
-            assert await asyncio.wait_for(reader.read(), 5) == b""
+            assert await asyncio.wait_for(reader.read(), 60) == b""
 
 
 async def test_a_drop_at_a_time_does_not_keep_a_connection_open() -> None:
@@ -150,7 +150,7 @@ async def test_a_head_without_end_is_cut_off_by_size() -> None:
             for _ in range(1000):
                 writer.write(b"x: " + b"y" * 1000 + b"\r\n")
                 await writer.drain()
-            assert await asyncio.wait_for(reader.read(), 5) == b""
+            assert await asyncio.wait_for(reader.read(), 60) == b""
 
 
 async def test_a_large_body_is_not_taken_for_a_head() -> None:
@@ -224,14 +224,14 @@ async def test_a_silent_tls_handshake_is_cut_off(tmp_path: Path) -> None:
     listener = Listener(show_peer, sock, limits=Limits(head_s=0.2), tls=server_tls(pair, pair))
     async with serving(listener), connected(port) as (reader, _):
         with suppress(ConnectionResetError):
-            assert await asyncio.wait_for(reader.read(), 5) == b""
+            assert await asyncio.wait_for(reader.read(), 60) == b""
 
 
 async def test_silent_tls_handshakes_are_bounded_and_the_oldest_makes_room(tmp_path: Path) -> None:
     ca, pair = authority_and_pair(tmp_path, "one")
     sock = bind_tcp("127.0.0.1", 0)
     port = sock.getsockname()[1]
-    limits = Limits(handshakes=2, connections=1)
+    limits = Limits(handshakes=2, connections=1, head_s=600)
     async with (
         serving(Listener(show_peer, sock, limits=limits, tls=server_tls(pair, pair))),
         connected(port) as (oldest, _),
@@ -239,7 +239,7 @@ async def test_silent_tls_handshakes_are_bounded_and_the_oldest_makes_room(tmp_p
         connected(port, ssl.create_default_context(cafile=str(ca))) as (reader, writer),
     ):
         with suppress(ConnectionResetError):
-            assert await asyncio.wait_for(oldest.read(), 5) == b""
+            assert await asyncio.wait_for(oldest.read(), 60) == b""
         writer.write(_GET)
         assert await status_of(reader) == b"200"
         assert not silent.at_eof()
@@ -309,7 +309,7 @@ async def test_stopping_does_not_wait_for_ever() -> None:
     sock = bind_tcp("127.0.0.1", 0)
     port = sock.getsockname()[1]
     listener = Listener(stuck, sock, limits=Limits(graceful_stop_s=1))
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(60):
         async with serving(listener):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(_GET)
@@ -347,7 +347,7 @@ async def test_stopping_while_a_websocket_says_goodbye_is_no_failure() -> None:
             assert b"101" in await loop.sock_recv(peer, 32)
             # A masked close frame with code 1000 (RFC 6455, 5.5.1); it is not read any further.
             await loop.sock_sendall(peer, b"\x88\x82\0\0\0\0" + (1000).to_bytes(2))
-            await asyncio.wait_for(heard.wait(), 5)
+            await asyncio.wait_for(heard.wait(), 60)
 
 
 async def test_trailers_are_bounded_like_a_head_and_are_no_headers() -> None:
@@ -371,7 +371,7 @@ async def test_trailers_are_bounded_like_a_head_and_are_no_headers() -> None:
                 for _ in range(1000):
                     writer.write(b"x: " + b"y" * 1000 + b"\r\n")
                     await writer.drain()
-                assert await asyncio.wait_for(reader.read(), 5) == b""
+                assert await asyncio.wait_for(reader.read(), 60) == b""
 
 
 async def test_a_second_head_is_bounded_while_the_first_request_is_under_way() -> None:
@@ -391,7 +391,7 @@ async def test_a_second_head_is_bounded_while_the_first_request_is_under_way() -
             for _ in range(1000):
                 writer.write(b"x: " + b"y" * 1000 + b"\r\n")
                 await writer.drain()
-            assert await asyncio.wait_for(reader.read(), 5) == b""
+            assert await asyncio.wait_for(reader.read(), 60) == b""
 
 
 async def test_whoever_does_not_read_an_answer_is_cut_off() -> None:

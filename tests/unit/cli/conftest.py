@@ -54,13 +54,13 @@ def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Ready]:
     thread = threading.Thread(target=work)
     with captured_logs():
         thread.start()
-        assert up.wait(20)
+        assert up.wait(60)
         assert started, "the simulation did not start"
         monkeypatch.setenv("KOWABUNGA_SOCKET", str(started[0].local_socket))
         yield started[0]
         loop, task = loops[0]
         loop.call_soon_threadsafe(task.cancel)
-        thread.join(15)
+        thread.join(60)
         assert not thread.is_alive()
 
 

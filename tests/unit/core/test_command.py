@@ -21,18 +21,18 @@ def alive(pid: int) -> bool:
 
 
 async def test_returns_what_was_said() -> None:
-    done = await command.run(["sh", "-c", "cat; echo bad >&2"], timeout_s=5, stdin=b"in")
+    done = await command.run(["sh", "-c", "cat; echo bad >&2"], timeout_s=60, stdin=b"in")
     assert done == command.Finished(0, b"in", b"bad\n")
 
 
 async def test_an_argument_is_never_a_shells() -> None:
-    done = await command.run(["printf", "%s", "$(id); `id` | id"], timeout_s=5)
+    done = await command.run(["printf", "%s", "$(id); `id` | id"], timeout_s=60)
     assert done.stdout == b"$(id); `id` | id"
 
 
 async def test_the_environment_is_small_and_what_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LD_PRELOAD_LIKE", "secret")
-    done = await command.run(["env"], timeout_s=5, environment={"GIVEN": "1"})
+    done = await command.run(["env"], timeout_s=60, environment={"GIVEN": "1"})
     names = {line.split(b"=")[0] for line in done.stdout.splitlines()}
     assert {b"PATH", b"LANG", b"GIVEN"} <= names
     assert names <= {b"PATH", b"LANG", b"GIVEN", b"PWD", b"SHLVL", b"_"}
@@ -40,29 +40,33 @@ async def test_the_environment_is_small_and_what_was_given(monkeypatch: pytest.M
 
 async def test_a_failure_is_a_sentence() -> None:
     with pytest.raises(DriverError, match=r"sh -c .*: failed with exit status 3: no such pool$"):
-        await command.run(["sh", "-c", "echo no such pool >&2; exit 3"], timeout_s=5)
+        await command.run(["sh", "-c", "echo no such pool >&2; exit 3"], timeout_s=60)
 
 
 async def test_a_failure_may_be_an_answer() -> None:
-    assert (await command.run(["false"], timeout_s=5, check=False)).status == 1
+    assert (await command.run(["false"], timeout_s=60, check=False)).status == 1
 
 
 async def test_a_signal_is_named() -> None:
     with pytest.raises(DriverError, match="killed by SIGTERM"):
-        await command.run(["sh", "-c", "kill -TERM $$"], timeout_s=5)
+        await command.run(["sh", "-c", "kill -TERM $$"], timeout_s=60)
 
 
 async def test_a_missing_command_says_what_to_install() -> None:
     with pytest.raises(DriverError, match=r"no-such-tool is not installed \(install"):
-        await command.run(["no-such-tool"], timeout_s=5)
+        await command.run(["no-such-tool"], timeout_s=60)
 
 
 async def test_a_late_command_is_killed_with_what_it_started(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     script = f"trap '' TERM; sleep 100 & echo $! $$ > {pids}; wait"
-    with pytest.raises(DeadlineExceeded, match="did not end within"):
-        await command.run(["sh", "-c", script], timeout_s=0.3)
-    started = [int(pid) for pid in pids.read_text().split()]
+    started: list[int] = []
+    timeout_s = 0.3
+    while len(started) < 2:  # a busy machine may not have come so far
+        with pytest.raises(DeadlineExceeded, match="did not end within"):
+            await command.run(["sh", "-c", script], timeout_s=timeout_s)
+        started = [int(pid) for pid in pids.read_text().split()] if pids.exists() else []
+        timeout_s *= 3
     await until(lambda: not any(map(alive, started)), "all are gone")
 
 
@@ -81,7 +85,7 @@ async def test_a_cancelled_wait_kills_the_command(tmp_path: Path) -> None:
 
 async def test_endless_output_is_cut_off() -> None:
     with pytest.raises(DriverError, match="said more than 1000 bytes"):
-        await command.run(["yes"], timeout_s=30, output_limit_bytes=1000)
+        await command.run(["yes"], timeout_s=60, output_limit_bytes=1000)
 
 
 async def test_what_left_our_session_does_not_hold_us_up(tmp_path: Path) -> None:
@@ -96,7 +100,7 @@ async def test_what_left_our_session_does_not_hold_us_up(tmp_path: Path) -> None
 
 
 async def test_input_that_nobody_reads_is_no_error() -> None:
-    assert (await command.run(["true"], timeout_s=5, stdin=b"x" * 1_000_000)).status == 0
+    assert (await command.run(["true"], timeout_s=60, stdin=b"x" * 1_000_000)).status == 0
 
 
 async def test_terminate_asks_first() -> None:
@@ -105,7 +109,7 @@ async def test_terminate_asks_first() -> None:
     )
     assert child.stdout is not None
     assert await child.stdout.readline() == b"up\n"
-    await command.terminate(child, grace_s=5)
+    await command.terminate(child, grace_s=60)
     assert child.returncode == 7
 
 

@@ -54,7 +54,7 @@ def test_systemd_hears_what_it_asked_for(
     name = f"kowabunga-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(f"\0{name}" if abstract else name)
-        manager.settimeout(5)
+        manager.settimeout(60)
         monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}" if abstract else name)
         notify_systemd("READY=1")
         assert manager.recv(100) == b"READY=1"
@@ -70,6 +70,6 @@ def test_without_a_manager_nothing_is_told(tmp_path: Path, monkeypatch: pytest.M
 def test_a_child_whose_parent_is_gone_already_ends() -> None:
     code = "from appliance.core.service import die_with_parent; die_with_parent(1); print('lives')"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout) == (-signal.SIGTERM, "")
