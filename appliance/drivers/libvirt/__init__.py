@@ -1,0 +1,1 @@
+"""Domains on a real libvirtd. The only importer of `libvirt`, a package of the distribution."""

@@ -1,0 +1,120 @@
+"""Starts, stops and pauses domains. Blocking: runs in the connection's threads."""
+
+from collections.abc import Callable
+
+import libvirt
+
+from appliance.core.errors import Conflict
+from appliance.drivers.libvirt.look import Look, find_handle, get_look
+from appliance.model.compute import ObservedDomain
+from appliance.model.domain_state import ACTIVE_STATES, DomainState
+
+
+def ensure_running(connection: libvirt.virConnect, domain_id: str) -> ObservedDomain:
+    """Raises NotFound."""
+    look = get_look(connection, domain_id)
+    match look.state:
+        case DomainState.RUNNING | DomainState.BLOCKED:
+            return look.observe()
+        case DomainState.PAUSED:
+            look.domain.resume()
+        case DomainState.PM_SUSPENDED:
+            look.domain.pMWakeup()
+        case DomainState.SHUTDOWN:  # its process is about to end: it is off, and starts again
+            destroy(look.domain)
+            look.domain.create()
+        case _:
+            _start(look, libvirt.VIR_DOMAIN_NONE)
+    return get_look(connection, domain_id).observe()
+
+
+def ensure_paused(connection: libvirt.virConnect, domain_id: str) -> ObservedDomain:
+    """Raises NotFound."""
+    look = get_look(connection, domain_id)
+    match look.state:
+        case DomainState.PAUSED:
+            return look.observe()
+        case DomainState.RUNNING | DomainState.BLOCKED | DomainState.PM_SUSPENDED:
+            look.domain.suspend()
+        case _:
+            _start(look, libvirt.VIR_DOMAIN_START_PAUSED)
+    return get_look(connection, domain_id).observe()
+
+
+def ensure_off(connection: libvirt.virConnect, domain_id: str) -> ObservedDomain:
+    """Raises NotFound."""
+    look = get_look(connection, domain_id)
+    if look.state is DomainState.SHUTOFF:
+        return look.observe()
+    destroy(look.domain)
+    return get_look(connection, domain_id).observe()
+
+
+def press_power_button(connection: libvirt.virConnect, domain_id: str) -> ObservedDomain:
+    """Ask the guest by its agent or by ACPI, whichever there is; without effect when it is off.
+
+    Raises NotFound.
+    """
+    look = get_look(connection, domain_id)
+    if look.state is DomainState.RUNNING:
+        unless_ended(look.domain.shutdown)
+        return get_look(connection, domain_id).observe()
+    return look.observe()
+
+
+def reboot(connection: libvirt.virConnect, domain_id: str) -> ObservedDomain:
+    """Raises NotFound or Conflict."""
+    look = get_look(connection, domain_id)
+    if look.state is not DomainState.RUNNING:
+        raise Conflict(f"domain {domain_id} does not run", id=domain_id)
+    look.domain.reboot()
+    return get_look(connection, domain_id).observe()
+
+
+def reset(connection: libvirt.virConnect, domain_id: str) -> ObservedDomain:
+    """Raises NotFound or Conflict."""
+    look = get_look(connection, domain_id)
+    if look.state not in ACTIVE_STATES:
+        raise Conflict(f"domain {domain_id} does not run", id=domain_id)
+    look.domain.reset()
+    return get_look(connection, domain_id).observe()
+
+
+def remove(connection: libvirt.virConnect, domain_id: str) -> None:
+    """Stop the domain hard and let libvirt forget all that it keeps about it."""
+    domain = find_handle(connection, domain_id)
+    if domain is None:
+        return
+    if domain.isActive():
+        destroy(domain)
+    flags = (
+        libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+        | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+        | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+        | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+        | libvirt.VIR_DOMAIN_UNDEFINE_TPM
+    )
+    try:
+        domain.undefineFlags(flags)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+            raise
+
+
+def destroy(domain: libvirt.virDomain) -> None:
+    unless_ended(domain.destroy)
+
+
+def unless_ended(act: Callable[[], object]) -> None:
+    """Act on a domain that may have ended by itself meanwhile."""
+    try:
+        act()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
+            raise
+
+
+def _start(look: Look, flags: int) -> None:
+    if look.state is DomainState.CRASHED:  # kept for a look at what is left of it
+        destroy(look.domain)
+    look.domain.createWithFlags(flags)
