@@ -17,6 +17,7 @@ import msgspec
 
 from appliance.core.errors import Invalid
 from appliance.core.secret import Secret
+from appliance.model.cloud_config import parse_cloud_config
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -24,6 +25,7 @@ _MAX_TEXT: Final = 64 * 1024
 _LABEL: Final = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _HOST: Final = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
 _USER: Final = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+_PACKAGE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]{0,127}")
 _ADDRESS: Final = re.compile(r"[^\s@<>,;:\"()\[\]\\]+@(?P<host>[^\s@<>]+)")
 _MAILBOX: Final = re.compile(r"(?:[^<>@\x00-\x1f]* <(?P<inner>[^<>]+)>|(?P<bare>[^<>\s]+))")
 
@@ -157,6 +159,19 @@ def _ssh_public_key(value: object) -> str:
     return line
 
 
+def _cloud_config(value: object) -> str:
+    text = _text(value)
+    parse_cloud_config(text)
+    return text
+
+
+def _powershell(value: object) -> str:
+    text = _text(value)
+    if not text.startswith("#ps1"):
+        raise ValueError
+    return text
+
+
 def _source(value: object) -> str:
     try:
         return str(ipaddress.ip_network(_line(value)))
@@ -236,19 +251,28 @@ BOOTSTRAP_PUBLIC_KEY: Final = Setting[str | None](
 )
 CLOUD_INIT_LINUX: Final = Setting[str | None](
     "cloud_init.linux",
-    "text of at most 64 KiB",
-    _text,
+    "cloud-config: a YAML mapping without aliases, of at most 64 KiB",
+    _cloud_config,
     None,
-    "Added to the cloud-init user data of Linux guests.",
+    "Added to the cloud-init user data of Linux guests: lists are joined, the rest replaced.",
     "#cloud-config\npackages: [htop]\n",
 )
 CLOUD_INIT_WINDOWS: Final = Setting[str | None](
     "cloud_init.windows",
-    "text of at most 64 KiB",
-    _text,
+    "a PowerShell script of at most 64 KiB whose first line begins with #ps1",
+    _powershell,
     None,
-    "Added to the cloudbase-init user data of Windows guests.",
+    "Run by Cloudbase-Init at the end of the first start of Windows guests.",
     "#ps1_sysnative\nWrite-Output hello\n",
+)
+CLOUD_INIT_PACKAGES: Final = Setting[tuple[str, ...]](
+    "cloud_init.packages",
+    "names of packages, separated by commas; an empty text for none",
+    _each(_matching(_PACKAGE)),
+    ("qemu-guest-agent", "ca-certificates", "curl"),
+    "Installed in Linux guests at their first start. Without any, guests fetch nothing by"
+    " themselves: for sites without the Internet.",
+    "qemu-guest-agent,curl",
 )
 REQUEST_BYTES: Final = Setting(
     "limits.request_bytes",
@@ -278,8 +302,8 @@ SETTINGS: Final[dict[str, Setting[object] | SecretSetting]] = {
     setting.name: setting
     for setting in (
         PUBLIC_URL, KAHUNA_NAMES, SMTP_HOST, SMTP_PORT, SMTP_USERNAME, SMTP_PASSWORD, SMTP_FROM,
-        BOOTSTRAP_USER, BOOTSTRAP_PUBLIC_KEY, CLOUD_INIT_LINUX, CLOUD_INIT_WINDOWS, REQUEST_BYTES,
-        TEMPLATE_SOURCES, OPERATION_DAYS,
+        BOOTSTRAP_USER, BOOTSTRAP_PUBLIC_KEY, CLOUD_INIT_LINUX, CLOUD_INIT_WINDOWS,
+        CLOUD_INIT_PACKAGES, REQUEST_BYTES, TEMPLATE_SOURCES, OPERATION_DAYS,
     )
 }  # fmt: skip
 

@@ -28,6 +28,7 @@ from appliance.operations.operation import Abandoned, Operation, Origin, State, 
 from appliance.operations.rows import StepRow, Template, decode_operation
 from appliance.operations.runner import Runner
 from appliance.operations.step import A, AnyKind, Lanes, OnFailure, Submission
+from appliance.operations.vault import NoVault, Vault
 from appliance.rpc.gateway import AgentGateway
 from appliance.store.base import Consistency, Store, fetch, fetch_one
 
@@ -50,11 +51,13 @@ class Engine:
         clock: Clock,
         alone: bool = False,
         settings: EngineSettings | None = None,
+        vault: Vault | None = None,
     ) -> None:
         """Prepare an engine; `run` makes it work.
 
         `alone` tells that no other process can have the store open, as with SQLite: claims that
-        are not this engine's belong to the dead and are taken over without waiting.
+        are not this engine's belong to the dead and are taken over without waiting. Without a
+        `vault` no kind may need a secret.
         """
         self._new_id = IdFactory(clock)
         self._store = store
@@ -69,6 +72,7 @@ class Engine:
             engine_id=self._new_id(),
             settings=chosen,
             lanes=Lanes(chosen.calls_per_agent),
+            vault=vault or NoVault(),
             announce=self._notices.announce,
         )
         self._runner = Runner(self._equipment, self._notices, alone=alone)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from appliance.core.aio import Backoff
 from appliance.core.clock import Clock
 from appliance.operations.step import AnyKind, Lanes
+from appliance.operations.vault import Vault
 from appliance.rpc.gateway import AgentGateway
 from appliance.store.base import Store
 
@@ -39,4 +40,5 @@ class Equipment:
     engine_id: str
     settings: EngineSettings
     lanes: Lanes
+    vault: Vault
     announce: Callable[[str], None]  # this operation is finished

@@ -25,6 +25,7 @@ from appliance.core.errors import (
 )
 from appliance.model.target import Fence
 from appliance.operations.operation import Origin
+from appliance.operations.vault import Vault
 from appliance.rpc.gateway import AgentGateway, Command
 from appliance.rpc.method import Method
 from appliance.store.base import Consistency, Row, Statement, Store
@@ -127,6 +128,7 @@ class StepContext(Generic[A]):
     store: Store
     gateway: AgentGateway
     lanes: Lanes
+    vault: Vault
     _calls: dict[str, int] = field(default_factory=dict[str, int])
 
     def fence(self, target: str) -> Fence:

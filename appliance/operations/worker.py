@@ -228,6 +228,7 @@ class Worker:
             store=self._equipment.store,
             gateway=self._equipment.gateway,
             lanes=self._equipment.lanes,
+            vault=self._equipment.vault,
         )
         try:
             return await action(context)

@@ -67,6 +67,7 @@ class DomainRow(msgspec.Struct, frozen=True):
     architecture: Architecture
     disks: str
     interfaces: str
+    seed_pool: str
 
     def list_disks(self) -> list[DomainDisk]:
         return msgspec.json.decode(self.disks, type=list[DomainDisk], strict=False)
@@ -96,6 +97,10 @@ class DomainRow(msgspec.Struct, frozen=True):
                     else tuple(format_address(address) for address in interface.addresses),
                 )
                 for interface in self.list_interfaces()
+            ),
+            seed=DiskSpec(
+                storage_pool=msgspec.json.decode(self.seed_pool, type=PoolPlace, strict=False).ref,
+                image_id=self.id,
             ),
             generation=self.generation,
         )
@@ -137,7 +142,9 @@ def domain_row(instance_id: str) -> Statement:
         " WHERE adapter_id = adapter.id ORDER BY position)) AS addresses FROM adapter"
         " JOIN subnet ON subnet.id = adapter.subnet_id JOIN vnet ON vnet.id = subnet.vnet_id"
         " WHERE adapter.instance_id = instance.id ORDER BY vnet.private, adapter.position))"
-        " AS interfaces"
+        " AS interfaces,"
+        " (SELECT json_object('storage_pool_id', id, 'pool', pool, 'ceph_address', ceph_address,"
+        " 'ceph_port', ceph_port) FROM storage_pool WHERE id = seed_pool_id) AS seed_pool"
         " FROM instance"
         " JOIN volume AS system ON system.instance_id = instance.id AND system.type = 'os'"
         " JOIN template ON template.id = system.template_id"

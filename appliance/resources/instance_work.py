@@ -21,6 +21,7 @@ from appliance.resources.domain import (
     run,
 )
 from appliance.resources.instance import detach
+from appliance.resources.seed import SEED, ensure_seed, ensure_seed_absent, guest_owner
 from appliance.resources.work import CHANGE_BUDGET_S, CREATE_BUDGET_S, Work, as_json
 from appliance.rpc.compute import COMPUTE_REBOOT, COMPUTE_RESET, DomainRef
 from appliance.store.base import Statement
@@ -74,6 +75,7 @@ def _forget(instance_id: str) -> Sequence[Statement]:
     """What was attached stays, for others to take."""
     return [
         *detach(instance_id),
+        Statement("DELETE FROM secret WHERE owner = ?", (guest_owner(instance_id),)),
         Statement("DELETE FROM instance WHERE id = ?", (instance_id,)),
     ]
 
@@ -103,7 +105,11 @@ def _record_power(work: Work, outputs: Outputs) -> Sequence[Statement]:
 INSTANCE_CREATE: Final = OperationKind(
     name="instance_create",
     arguments=Work,
-    steps=(Step(DEFINE, define, ensure_domain_absent), Step(RUN, run)),
+    steps=(
+        Step(SEED, ensure_seed, ensure_seed_absent),
+        Step(DEFINE, define, ensure_domain_absent),
+        Step(RUN, run),
+    ),
     on_failure=OnFailure.UNDO,
     budget_s=CREATE_BUDGET_S,
     finish=lambda work, outputs: [record_domain(work, outputs)],
@@ -112,7 +118,7 @@ INSTANCE_CREATE: Final = OperationKind(
 INSTANCE_UPDATE: Final = OperationKind(
     name="instance_update",
     arguments=Work,
-    steps=(Step(DEFINE, define), Step(RUN, run)),
+    steps=(Step(SEED, ensure_seed), Step(DEFINE, define), Step(RUN, run)),
     on_failure=OnFailure.LEAVE,
     budget_s=CHANGE_BUDGET_S,
     finish=lambda work, outputs: [record_domain(work, outputs)],
@@ -130,7 +136,7 @@ INSTANCE_POWER: Final = OperationKind(
 INSTANCE_DELETE: Final = OperationKind(
     name="instance_delete",
     arguments=Work,
-    steps=(Step(DEFINE, ensure_domain_absent),),
+    steps=(Step(DEFINE, ensure_domain_absent), Step(SEED, ensure_seed_absent)),
     on_failure=OnFailure.LEAVE,
     budget_s=CHANGE_BUDGET_S,
     finish=lambda work, _: _forget(work.id),

@@ -73,6 +73,7 @@ class KomputeFacts(msgspec.Struct, frozen=True):
     phase: str
     generation: int
     instance_id: str
+    seed_pool_id: str
     host_name: str
     agents: str  # JSON; of its Kaktus
     disks: str  # JSON; see `KomputeDisk`
@@ -84,7 +85,8 @@ class KomputeFacts(msgspec.Struct, frozen=True):
         return msgspec.json.decode(self.disks, type=list[KomputeDisk], strict=False)
 
     def list_pools(self) -> list[str]:
-        return sorted({disk.storage_pool_id for disk in self.list_disks()})
+        """Return the storage pools that its disks and its seed are in."""
+        return sorted({self.seed_pool_id, *(disk.storage_pool_id for disk in self.list_disks())})
 
 
 class KomputeDisk(msgspec.Struct, frozen=True):
@@ -158,7 +160,7 @@ def kompute_facts(kompute_id: str) -> Statement:
     """Select the `KomputeFacts`, of a hidden Kompute too."""
     return Statement(
         "SELECT kompute.id, kompute.project_id, kompute.zone_id, kompute.phase,"
-        " kompute.generation, instance.id AS instance_id, kaktus.name AS host_name,"
+        " kompute.generation, instance.id AS instance_id, seed_pool_id, kaktus.name AS host_name,"
         " (SELECT json_group_array(agent_id) FROM (SELECT agent_id FROM kaktus_agent"
         " WHERE kaktus_agent.kaktus_id = instance.kaktus_id ORDER BY position)) AS agents,"
         " (SELECT json_group_array(json_object('id', id, 'type', type, 'storage_pool_id',"
@@ -249,6 +251,11 @@ def forget_kompute(kompute_id: str) -> Sequence[Statement]:
     return [
         Statement("DELETE FROM adapter WHERE kompute_id = ?", (kompute_id,)),
         Statement("DELETE FROM volume WHERE kompute_id = ?", (kompute_id,)),
+        Statement(
+            "DELETE FROM secret WHERE owner IN"
+            " (SELECT 'instance/' || id FROM instance WHERE kompute_id = ?)",
+            (kompute_id,),
+        ),
         Statement("DELETE FROM instance WHERE kompute_id = ?", (kompute_id,)),
         Statement("DELETE FROM kompute WHERE id = ?", (kompute_id,)),
     ]

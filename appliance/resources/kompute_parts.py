@@ -85,6 +85,7 @@ def insert_parts(ids: PartIds, wanted: Kompute, parts: Parts, now_ms: int) -> li
             ),
             project_id=parts.project_id,
             kaktus_id=parts.kaktus_id,
+            seed_pool_id=parts.storage_pool_id,
             kompute_id=ids.kompute,
             now_ms=now_ms,
         ),

@@ -1,6 +1,6 @@
 """What is done to Komputes: their kinds of operations.
 
-Each is one operation over all parts: disks, then the domain, then power; and back.
+Each is one operation over all parts: disks, the seed, the domain, then power; and back.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from appliance.resources.domain import (
     run,
 )
 from appliance.resources.kompute import forget_kompute
+from appliance.resources.seed import SEED, ensure_seed, ensure_seed_absent
 from appliance.resources.work import (
     CHANGE_BUDGET_S,
     CREATE_BUDGET_S,
@@ -66,6 +67,7 @@ KOMPUTE_CREATE: Final = OperationKind(
     arguments=Work,
     steps=(
         Step("disks", _ensure_disks, _ensure_disks_absent),
+        Step(SEED, ensure_seed, ensure_seed_absent),
         Step(DEFINE, define, ensure_domain_absent),
         Step(RUN, run),
     ),
@@ -77,7 +79,12 @@ KOMPUTE_CREATE: Final = OperationKind(
 KOMPUTE_UPDATE: Final = OperationKind(
     name="kompute_update",
     arguments=Work,
-    steps=(Step("disks", _ensure_disks), Step(DEFINE, define), Step(RUN, run)),
+    steps=(
+        Step("disks", _ensure_disks),
+        Step(SEED, ensure_seed),
+        Step(DEFINE, define),
+        Step(RUN, run),
+    ),
     on_failure=OnFailure.LEAVE,
     budget_s=CHANGE_BUDGET_S,
     finish=_record,
@@ -86,7 +93,11 @@ KOMPUTE_UPDATE: Final = OperationKind(
 KOMPUTE_DELETE: Final = OperationKind(
     name="kompute_delete",
     arguments=Work,
-    steps=(Step(DEFINE, ensure_domain_absent), Step("disks", _ensure_disks_absent)),
+    steps=(
+        Step(DEFINE, ensure_domain_absent),
+        Step(SEED, ensure_seed_absent),
+        Step("disks", _ensure_disks_absent),
+    ),
     on_failure=OnFailure.LEAVE,
     budget_s=CHANGE_BUDGET_S,
     finish=lambda work, _: forget_kompute(work.id),

@@ -4,7 +4,7 @@ One comparison for reconciliation, which acts on it, and for `kowabunga state ve
 it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 
 import msgspec
@@ -38,7 +38,7 @@ class ExpectedDomain(msgspec.Struct, frozen=True):
 
 
 class ExpectedImage(msgspec.Struct, frozen=True):
-    """A template or a volume in a storage pool."""
+    """A template or a volume in a storage pool, or the seed of an instance (kind "instance")."""
 
     id: str
     kind: str
@@ -138,9 +138,14 @@ def _has_power(power: Power, state: DomainState) -> bool:
 
 
 def compare_images(
-    expected: Iterable[ExpectedImage], observed: Sequence[ObservedImage]
+    expected: Iterable[ExpectedImage],
+    observed: Sequence[ObservedImage],
+    seeds: Mapping[str, str | None],
 ) -> list[Difference]:
-    """Return what differs in one storage pool, of objects that no operation works on."""
+    """Return what differs in one storage pool, of objects that no operation works on.
+
+    `seeds`: the digest of the seed that an instance should have; one left out is not looked at.
+    """
     things = {image.image_id: image for image in observed}
     found: list[Difference] = []
     for row in expected:
@@ -148,7 +153,9 @@ def compare_images(
         if row.is_held:
             continue
         name = f"{row.kind}/{row.id}"
-        if row.phase == "deleting":
+        if row.kind == "instance":
+            found.extend(_compare_seed(row, thing, seeds))
+        elif row.phase == "deleting":
             found.append(Difference(Trouble.GOING, name, "it was to be deleted"))
         elif thing is None and row.is_made:
             found.append(Difference(Trouble.MISSING, name, "its image is not in its pool"))
@@ -163,6 +170,19 @@ def compare_images(
         for image in things.values()
     )
     return found
+
+
+def _compare_seed(
+    row: ExpectedImage, thing: ObservedImage | None, seeds: Mapping[str, str | None]
+) -> Iterable[Difference]:
+    """Yield what is wrong with a seed; an instance that is going is told with its domain."""
+    if row.phase == "deleting" or row.id not in seeds:
+        return
+    name = f"instance/{row.id}"
+    if thing is None:
+        yield Difference(Trouble.MISSING, name, "its seed is not in its pool")
+    elif thing.seed_sha256 != seeds[row.id]:
+        yield Difference(Trouble.OTHER, name, "its seed tells something else than it should")
 
 
 def expected_domains(host_id: str) -> Statement:
@@ -191,8 +211,12 @@ def expected_images(pool_id: str) -> Statement:
         " observed_generation = generation AND phase <> 'error',"
         " EXISTS (SELECT 1 FROM operation_target AS held"
         " WHERE held.target = 'volume/' || volume.id)"
-        " FROM volume WHERE storage_pool_id = ?",
-        (pool_id, pool_id),
+        " FROM volume WHERE storage_pool_id = ?"
+        " UNION ALL SELECT id, 'instance', kompute_id, phase, 0, 1, 1,"
+        " EXISTS (SELECT 1 FROM operation_target AS held"
+        " WHERE held.target = 'instance/' || instance.id)"
+        " FROM instance WHERE seed_pool_id = ?",
+        (pool_id, pool_id, pool_id),
     )
 
 

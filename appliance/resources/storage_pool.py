@@ -358,6 +358,12 @@ STORAGE_POOLS: Final = Table(
                 "SELECT COUNT(*) AS children FROM volume WHERE storage_pool_id = ?", (pool_id,)
             ),
         ),
+        Children(
+            "seeds of instances",
+            lambda pool_id: Statement(
+                "SELECT COUNT(*) AS children FROM instance WHERE seed_pool_id = ?", (pool_id,)
+            ),
+        ),
     ),
     rules=(
         Rule(_bad_agents, lambda _, row: refuse_agent(row, NodeAgentType.KAKTUS)),

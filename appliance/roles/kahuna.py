@@ -171,8 +171,10 @@ async def open_kahuna(
         settings = Settings(store, secrets, clock)
         kept = EngineSettings(keep_finished_s=await settings.get(OPERATION_DAYS) * 86_400.0)
         kinds = [rotation.kind, *COMPUTE_KINDS]
-        engine = Engine(store, hub, kinds, clock=clock, settings=kept, alone=True)
-        compute = Compute.joined(store, engine, hub, catalog, alarm=alarms.raise_alarm, clock=clock)
+        engine = Engine(store, hub, kinds, clock=clock, settings=kept, alone=True, vault=secrets)
+        compute = Compute.joined(
+            store, engine, hub, catalog, secrets, alarm=alarms.raise_alarm, clock=clock
+        )
         hub.on_connected(engine.agent_connected)
         hub.on_connected(compute.reconciler.agent_connected)
         passphrases = BlockingPool("passphrase", 1)

@@ -23,6 +23,8 @@ from appliance.services.komputes import Komputes
 from appliance.services.placement import Placement
 from appliance.services.power import Machines
 from appliance.services.reconcile import Alarm, Reconciler
+from appliance.services.secrets import Secrets
+from appliance.services.seeds import Seeds
 from appliance.services.templates import Templates
 from appliance.services.volumes import Volumes
 from appliance.store.base import Store
@@ -43,6 +45,7 @@ class Compute:
     komputes: Komputes
     machines: Machines
     reconciler: Reconciler
+    seeds: Seeds
 
     @classmethod
     def joined(
@@ -51,11 +54,13 @@ class Compute:
         engine: Engine,
         gateway: AgentGateway,
         catalog: Catalog,
+        secrets: Secrets,
         *,
         alarm: Alarm,
         clock: Clock,
     ) -> "Compute":
-        """Join the services; the engine must know `COMPUTE_KINDS`."""
+        """Join the services; the engine must know `COMPUTE_KINDS`, and these secrets."""
+        seeds = Seeds(store, secrets)
         durable = Durable(store, engine, gateway, clock)
         placement = Placement(store, gateway)
         return cls(
@@ -65,5 +70,6 @@ class Compute:
             instances=Instances(durable, catalog, placement),
             komputes=Komputes(durable, catalog, placement),
             machines=Machines(durable, gateway),
-            reconciler=Reconciler(store, engine, gateway, durable, alarm=alarm, clock=clock),
+            reconciler=Reconciler(store, engine, gateway, durable, seeds, alarm=alarm, clock=clock),
+            seeds=seeds,
         )

@@ -60,12 +60,19 @@ async def volume_job(durable: Durable, facts: VolumeFacts) -> Job:
     return Job(work, (held, target("instance", facts.instance_id)))
 
 
-def instance_job(durable: Durable, facts: InstanceFacts, more_volumes: Sequence[str] = ()) -> Job:
-    """Lock the volumes that it has, and those that it shall have."""
+async def instance_job(
+    durable: Durable, facts: InstanceFacts, more_volumes: Sequence[str] = ()
+) -> Job:
+    """Lock the volumes that it has, and those that it shall have; reach the pool of its seed."""
     host_agent = durable.agent_among(facts.list_agents(), f"Kaktus {facts.host_name}")
     volumes = dict.fromkeys((*facts.list_volumes(), *more_volumes))
     return Job(
-        Work(facts.id, instance_id=facts.id, host_agent=host_agent),
+        Work(
+            facts.id,
+            instance_id=facts.id,
+            host_agent=host_agent,
+            storage_agents=await durable.storage_agents([facts.seed_pool_id]),
+        ),
         (target("instance", facts.id), *(target("volume", each) for each in volumes)),
     )
 
@@ -76,7 +83,7 @@ async def kompute_job(
     pool_ids: Sequence[str],
     more_volumes: Sequence[str] = (),
 ) -> Job:
-    """Reach these storage pools only: an agent that has nothing to do need not be connected."""
+    """Reach these storage pools and the seed's; other agents need not be connected."""
     host_agent = durable.agent_among(facts.list_agents(), f"Kaktus {facts.host_name}")
     volumes = (*(disk.id for disk in facts.list_disks()), *more_volumes)
     return Job(
@@ -84,7 +91,7 @@ async def kompute_job(
             facts.id,
             instance_id=facts.instance_id,
             host_agent=host_agent,
-            storage_agents=await durable.storage_agents(pool_ids),
+            storage_agents=await durable.storage_agents([*pool_ids, facts.seed_pool_id]),
         ),
         (
             target("kompute", facts.id),

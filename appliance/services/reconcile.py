@@ -6,7 +6,7 @@ operation that a user's request would start. What nobody knows is reported and n
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 import structlog
@@ -53,6 +53,7 @@ from appliance.rpc.methods import Event
 from appliance.rpc.storage import STORAGE_GET_POOL_STATISTICS, StoragePoolParams
 from appliance.services.durable import Durable
 from appliance.services.jobs import Job, instance_job, kompute_job, template_job, volume_job
+from appliance.services.seeds import Seeds
 from appliance.services.verify import list_images
 from appliance.store.base import Statement, Store
 
@@ -72,6 +73,7 @@ class Reconciler:
         engine: Engine,
         gateway: AgentGateway,
         durable: Durable,
+        seeds: Seeds,
         *,
         alarm: Alarm,
         clock: Clock,
@@ -80,6 +82,7 @@ class Reconciler:
         self._engine = engine
         self._gateway = gateway
         self._durable = durable
+        self._seeds = seeds
         self._alarm = alarm
         self._clock = clock
         self._due: asyncio.Queue[str] = asyncio.Queue()
@@ -159,6 +162,7 @@ class Reconciler:
 
     async def _look_at_pool(self, agent_id: str, pool: ObservedPool) -> None:
         rows = await self._durable.rows(ExpectedImage, expected_images(pool.storage_pool_id))
+        digests = await self._seeds_of(pool, agent_id)
         seen = await list_images(self._gateway, agent_id, pool.ref)
         filled = await self._gateway.call(
             agent_id, STORAGE_GET_POOL_STATISTICS, StoragePoolParams(pool.ref)
@@ -168,8 +172,16 @@ class Reconciler:
             pool.available_bytes,
         ):
             await self._store.batch([record_pool(pool.storage_pool_id, filled)])
-        for difference in compare_images(rows, seen):
+        for difference in compare_images(rows, seen, digests):
             await self._act(difference)
+
+    async def _seeds_of(self, pool: ObservedPool, agent_id: str) -> Mapping[str, str | None]:
+        """Return the seeds to compare; one that cannot be made must not hide the other images."""
+        try:
+            return await self._seeds.digests(pool.storage_pool_id, of_agent=agent_id)
+        except KowabungaError as error:
+            _log.warning("seeds_not_compared", pool=pool.storage_pool_id, problem=str(error))
+            return {}
 
     # --- acting
 
@@ -231,7 +243,7 @@ class Reconciler:
                 )
                 kompute_id = instance.kompute_id
                 if kompute_id is None:
-                    job = instance_job(durable, instance)
+                    job = await instance_job(durable, instance)
                     return _submission(INSTANCE_DELETE if going else INSTANCE_UPDATE, job)
         kompute = await read(KomputeFacts, kompute_facts(kompute_id), f"kompute {kompute_id}")
         job = await kompute_job(durable, kompute, kompute.list_pools())

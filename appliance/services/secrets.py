@@ -12,7 +12,7 @@ from appliance.core.errors import Conflict, Corrupt, NotFound, Unavailable
 from appliance.core.secret import Secret
 from appliance.services.key_files import DataKey
 from appliance.services.keyring import Keyring
-from appliance.store.base import Consistency, Row, Statement, Store
+from appliance.store.base import Consistency, Row, Statement, Store, guard
 
 CLUSTER: Final = "cluster"  # the owner of what belongs to no single object
 _ATTEMPTS: Final = 5  # each lost one means that the data key was rotated meanwhile
@@ -37,6 +37,14 @@ class Sealer:
             "INSERT INTO secret (owner, name, data_key_id, sealed) VALUES (?, ?, ?, ?)"
             " ON CONFLICT (owner, name) DO UPDATE"
             " SET data_key_id = excluded.data_key_id, sealed = excluded.sealed",
+            (owner, name, self._key.id, _seal(self._key, owner, name, value)),
+        )
+
+    def put_new(self, owner: str, name: str, value: Secret) -> Statement:
+        """Store a secret unless there is one already."""
+        return Statement(
+            "INSERT INTO secret (owner, name, data_key_id, sealed) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (owner, name) DO NOTHING",
             (owner, name, self._key.id, _seal(self._key, owner, name, value)),
         )
 
@@ -107,6 +115,25 @@ class Secrets:
                 if repeats == _ATTEMPTS:
                     raise
         return None
+
+    async def ensure(self, owner: str, name: str, fresh: Secret, *, while_: Statement) -> Secret:
+        """Return the secret that is there; without one, keep and return `fresh`.
+
+        Of several callers at once all get the same. `while_` selects 1 as long as the owner exists.
+
+        Raises:
+            Stale: the owner is gone.
+            Corrupt: the row was tampered with.
+            NotFound: this node cannot get its data key.
+        """
+        for _ in range(_ATTEMPTS):
+            if (found := await self.find(owner, name)) is not None:
+                return found
+            opened, closed = guard(while_)
+            await self.batch(
+                lambda sealer: (opened, sealer.put_new(owner, name, fresh), closed)  # noqa: B023 - called at once
+            )
+        raise Unavailable(f"secret {name!r} of {owner} kept vanishing while it was made")
 
     async def take(self, owner: str, name: str) -> Secret | None:
         """Return a secret and delete it: of several takers exactly one gets it.

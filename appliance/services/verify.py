@@ -23,6 +23,7 @@ from appliance.rpc.compute import COMPUTE_LIST_DOMAINS
 from appliance.rpc.gateway import AgentGateway
 from appliance.rpc.method import Nothing
 from appliance.rpc.storage import STORAGE_LIST_IMAGES, ImageListParams
+from appliance.services.seeds import Seeds
 from appliance.store.base import Consistency, Store, fetch
 
 
@@ -37,7 +38,7 @@ class Verdict(msgspec.Struct, frozen=True):
         return not self.differences and not self.unseen
 
 
-async def verify_world(store: Store, gateway: AgentGateway) -> Verdict:
+async def verify_world(store: Store, gateway: AgentGateway, seeds: Seeds) -> Verdict:
     """Compare all rows of machines and disks with what the nodes show.
 
     What operations work on is left out. Several hosts are looked at one after the other, so on
@@ -52,7 +53,7 @@ async def verify_world(store: Store, gateway: AgentGateway) -> Verdict:
             unseen.append(f"kaktus/{host.id}: {error.detail}")
     for pool in await fetch(store, ObservedPool, ALL_POOLS, Consistency.LINEARIZABLE):
         try:
-            differences += await _verify_pool(store, gateway, pool)
+            differences += await _verify_pool(store, gateway, seeds, pool)
         except KowabungaError as error:
             unseen.append(f"storage_pool/{pool.storage_pool_id}: {error.detail}")
     return Verdict(tuple(differences), tuple(unseen))
@@ -69,13 +70,13 @@ async def _verify_host(
 
 
 async def _verify_pool(
-    store: Store, gateway: AgentGateway, pool: ObservedPool
+    store: Store, gateway: AgentGateway, seeds: Seeds, pool: ObservedPool
 ) -> Sequence[Difference]:
     seen = await list_images(gateway, _agent_among(gateway, pool.list_agents()), pool.ref)
     rows = await fetch(
         store, ExpectedImage, expected_images(pool.storage_pool_id), Consistency.LINEARIZABLE
     )
-    return compare_images(rows, seen)
+    return compare_images(rows, seen, await seeds.digests(pool.storage_pool_id))
 
 
 async def list_images(

@@ -110,7 +110,7 @@ async def _rate(action: Callable[[], Awaitable[None]], callers: int) -> float:
 
 async def _fill(store: SqliteStore) -> tuple[str, str]:
     """Make a zone of half-full hosts, and a project with a machine on every tenth."""
-    region, zone, project = new_id(), new_id(), new_id()
+    region, zone, project, pool = new_id(), new_id(), new_id(), new_id()
     statements = [
         Statement(
             "INSERT INTO region (id, name, description, domain, created_at_ms, updated_at_ms)"
@@ -128,6 +128,12 @@ async def _fill(store: SqliteStore) -> tuple[str, str]:
             " quota_storage, quota_instances, created_at_ms, updated_at_ms)"
             " VALUES (?, 'acme', '', '', '', '', '[]', '[]', 26, 0, 0, 0, 0, 0, 0)",
             (project,),
+        ),
+        Statement(
+            "INSERT INTO storage_pool (id, region_id, name, description, pool, ceph_address,"
+            " ceph_secret_uuid, ceph_port, price, currency, created_at_ms, updated_at_ms)"
+            " VALUES (?, ?, 'ssd', '', 'ssd', '', '', 0, '0', 'EUR', 0, 0)",
+            (pool, region),
         ),
     ]
     for number in range(_HOSTS):
@@ -153,10 +159,10 @@ async def _fill(store: SqliteStore) -> tuple[str, str]:
         if number % 10 == 0:
             statements.append(
                 Statement(
-                    "INSERT INTO instance (id, project_id, kaktus_id, name, description,"
-                    " memory_bytes, vcpus, power, phase, created_at_ms, updated_at_ms)"
-                    " VALUES (?, ?, ?, ?, '', ?, 90, 'running', 'ready', 0, 0)",
-                    (new_id(), project, host, f"web-{number}", 200 * _GIB),
+                    "INSERT INTO instance (id, project_id, kaktus_id, seed_pool_id, name,"
+                    " description, memory_bytes, vcpus, power, phase, created_at_ms,"
+                    " updated_at_ms) VALUES (?, ?, ?, ?, ?, '', ?, 90, 'running', 'ready', 0, 0)",
+                    (new_id(), project, host, pool, f"web-{number}", 200 * _GIB),
                 )
             )
     await store.batch(statements)

@@ -16,6 +16,7 @@ from appliance.operations.engine import Engine
 from appliance.operations.equipment import EngineSettings
 from appliance.operations.operation import State
 from appliance.operations.step import AnyKind
+from appliance.operations.vault import Vault
 from appliance.rpc.gateway import Command
 from appliance.rpc.method import Method
 from appliance.store.base import Consistency, Row, Statement, Store, fetch
@@ -54,6 +55,7 @@ class Incarnation:
         *,
         guarded: bool = True,
         kinds: Sequence[AnyKind] = KINDS,
+        vault: Callable[["Incarnation"], Vault] | None = None,
     ) -> None:
         self._stage = stage
         self._at = at
@@ -63,7 +65,14 @@ class Incarnation:
         self.observing = asyncio.Event()
         self.working.set()
         self.observing.set()
-        self.engine = Engine(self, self, kinds, clock=stage.clock, settings=SETTINGS)
+        self.engine = Engine(
+            self,
+            self,
+            kinds,
+            clock=stage.clock,
+            settings=SETTINGS,
+            vault=None if vault is None else vault(self),
+        )
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:

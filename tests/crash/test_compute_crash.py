@@ -35,12 +35,23 @@ from appliance.services.catalog import Catalog
 from appliance.services.cluster import ensure_cluster
 from appliance.services.compute import COMPUTE_KINDS, Compute
 from appliance.services.komputes import KomputeOptions
+from appliance.services.secrets import Secrets
 from appliance.services.verify import verify_world
 from appliance.store.base import Statement
 from appliance.store.sqlite import SqliteStore
 from tests.crash.stage import _MEMORY, SETTINGS, Died, Ended, Incarnation, Stage
 from tests.support.clock import settle
-from tests.support.cloud import ASKED, GIB, TRAITS, Cloud, Nodes, Player, build_cloud, furnish
+from tests.support.cloud import (
+    ASKED,
+    GIB,
+    TRAITS,
+    Cloud,
+    Nodes,
+    Player,
+    build_cloud,
+    furnish,
+    open_keyring,
+)
 from tests.support.cloud import kompute as wanted_kompute
 from tests.support.drive import JumpingClock
 
@@ -155,12 +166,17 @@ class Rig:
             engine.engine,
             engine,
             Catalog(engine, clock),
+            self.secrets(engine),
             alarm=Alarms(engine, clock).raise_alarm,
             clock=clock,
         )
 
+    def secrets(self, engine: Incarnation) -> Secrets:
+        """Return the secrets as this process reads and writes them."""
+        return Secrets(engine, open_keyring(engine, self.node.directory, self.stage.clock))
+
     async def begin(self, at: Callable[[Incarnation, str], Awaitable[None]]) -> Incarnation:
-        engine = Incarnation(self.stage, at, kinds=COMPUTE_KINDS)
+        engine = Incarnation(self.stage, at, kinds=COMPUTE_KINDS, vault=self.secrets)
         engine.start()
         await settle()
         return engine
@@ -176,7 +192,7 @@ class Rig:
         return next((msgspec.convert(row, Ended) for row in rows if row["id"] not in known), None)
 
     async def differences(self) -> list[str]:
-        verdict = await verify_world(self.stage.store, self.node)
+        verdict = await verify_world(self.stage.store, self.node, self.cloud.compute.seeds)
         return [f"{each.target}: {each.detail}" for each in verdict.differences]
 
     async def clear(self) -> None:
@@ -185,7 +201,9 @@ class Rig:
         node, store = self.node.node, self.stage.store
         for domain in await node.compute.list_domains():
             await node.compute.ensure_domain_absent(domain.domain_id)
-        for row in await store.query(Statement("SELECT id FROM volume")):
+        for row in await store.query(
+            Statement("SELECT id FROM volume UNION SELECT id FROM instance")
+        ):
             await node.storage.ensure_image_absent(POOL, str(row["id"]))
         for row in await store.query(Statement("SELECT id FROM kompute")):
             await store.batch(forget_kompute(str(row["id"])))

@@ -46,7 +46,12 @@ from appliance.services.catalog import Catalog
 from appliance.services.cluster import ensure_cluster
 from appliance.services.compute import COMPUTE_KINDS, Compute
 from appliance.services.durable import Asked
+from appliance.services.key_files import KeyFiles
+from appliance.services.keyring import Keyring
 from appliance.services.komputes import KomputeOptions
+from appliance.services.node_identity import ensure_node_identity
+from appliance.services.secrets import Secrets
+from appliance.services.settings import Settings
 from appliance.store.base import Consistency, Row, Statement, Store
 from appliance.store.sqlite import SqliteStore
 
@@ -110,7 +115,7 @@ class Nodes:
 
     def __init__(self, directory: Path, clock: Clock, world: World) -> None:
         self.world = world
-        self._directory = directory
+        self.directory = directory
         self._clock = clock
         self._players: dict[str, Player] = {}
         self._exits = AsyncExitStack()
@@ -128,7 +133,7 @@ class Nodes:
             node, AgentType.KAKTUS, version="test", boot_id="boot", send_event=events.append
         )
         fences = await self._exits.enter_async_context(
-            FenceBook.open(self._directory / f"{agent_id}.{new_id()}.fences")
+            FenceBook.open(self.directory / f"{agent_id}.{new_id()}.fences")
         )
         dispatcher = await self._exits.enter_async_context(Dispatcher(handlers, fences))
         player = Player(agent_id, node, dispatcher, events=events)
@@ -186,6 +191,9 @@ class Cloud:
     compute: Compute
     adapters: Adapters
     alarms: Alarms
+    keyring: Keyring
+    secrets: Secrets
+    settings: Settings
     region: str = ""
     zone: str = ""
     hosts: list[str] = field(default_factory=list)
@@ -348,6 +356,7 @@ def kompute(name: str, **sizes: int) -> Kompute:
 
 async def furnish(cloud: Cloud, hosts: int = 2) -> None:
     """Make a region with one zone, `hosts` hosts, networks, a pool, a template and a project."""
+    await cloud.keyring.open("kahuna")
     catalog = cloud.catalog
     cloud.region = str(
         (await catalog.create(REGIONS, Region(name="eu", domain="eu.example.org"))).id
@@ -400,7 +409,11 @@ def build_cloud(
 ) -> Cloud:
     """Join the services; running the engine is the caller's."""
     reach = gateway or nodes
-    engine = Engine(store, reach, COMPUTE_KINDS, clock=clock, alone=True, settings=settings)
+    keyring = open_keyring(store, nodes.directory, clock)
+    secrets = Secrets(store, keyring)
+    engine = Engine(
+        store, reach, COMPUTE_KINDS, clock=clock, alone=True, settings=settings, vault=secrets
+    )
     catalog = Catalog(store, clock)
     alarms = Alarms(store, clock)
     return Cloud(
@@ -410,11 +423,19 @@ def build_cloud(
         engine=engine,
         catalog=catalog,
         compute=Compute.joined(
-            store, engine, reach, catalog, alarm=alarms.raise_alarm, clock=clock
+            store, engine, reach, catalog, secrets, alarm=alarms.raise_alarm, clock=clock
         ),
+        keyring=keyring,
+        secrets=secrets,
+        settings=Settings(store, secrets, clock),
         adapters=Adapters(store, catalog, clock),
         alarms=alarms,
     )
+
+
+def open_keyring(store: Store, directory: Path, clock: Clock) -> Keyring:
+    """Return the keyring of the one node; `furnish` opens it."""
+    return Keyring(store, KeyFiles(directory / "data"), ensure_node_identity(directory), clock)
 
 
 @asynccontextmanager

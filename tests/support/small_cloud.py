@@ -36,6 +36,7 @@ class Cloud:
     catalog: Catalog = field(init=False)
     projects: Projects = field(init=False)
     adapters: Adapters = field(init=False)
+    seed_pool: str = ""  # of every instance
 
     def __post_init__(self) -> None:
         self.catalog = Catalog(self.store, self.clock)
@@ -98,6 +99,9 @@ class Cloud:
             memory_bytes,
             kaktus_id,
         )
+        if not self.seed_pool:
+            (zone,) = await self.ask("SELECT region_id FROM zone WHERE id = ?", zone_id)
+            self.seed_pool = await self.storage_pool(str(zone["region_id"]), "seeds")
         return kaktus_id
 
     async def storage_pool(
@@ -115,10 +119,18 @@ class Cloud:
     ) -> tuple[str, Statement]:
         instance_id = new_id()
         return instance_id, Statement(
-            "INSERT INTO instance (id, project_id, kaktus_id, name, description, memory_bytes,"
-            " vcpus, power, phase, created_at_ms, updated_at_ms)"
-            " VALUES (?, ?, ?, ?, '', ?, ?, 'running', 'creating', 0, 0)",
-            (instance_id, project_id, kaktus_id, instance_id, memory_bytes, vcpus),
+            "INSERT INTO instance (id, project_id, kaktus_id, seed_pool_id, name, description,"
+            " memory_bytes, vcpus, power, phase, created_at_ms, updated_at_ms)"
+            " VALUES (?, ?, ?, ?, ?, '', ?, ?, 'running', 'creating', 0, 0)",
+            (
+                instance_id,
+                project_id,
+                kaktus_id,
+                self.seed_pool,
+                instance_id,
+                memory_bytes,
+                vcpus,
+            ),
         )
 
     def insert_volume(self, project_id: str, pool_id: str, size_bytes: int) -> Statement:

@@ -26,7 +26,7 @@ class Verification(msgspec.Struct, frozen=True):
 async def verify_state(services: NamedDependency[Services]) -> Verification:
     """Check the whole database, and whether every machine and disk in it exists on its node."""
     findings = await verify(services.store)
-    world = await verify_world(services.store, services.hub)
+    world = await verify_world(services.store, services.hub, services.compute.seeds)
     findings += [f"{each.target}: {each.detail}" for each in world.differences]
     findings += [f"{each} (not looked at)" for each in world.unseen]
     return Verification(findings)

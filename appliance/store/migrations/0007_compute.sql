@@ -24,6 +24,7 @@ CREATE TABLE instance (
     project_id TEXT NOT NULL REFERENCES project (id),
     kaktus_id TEXT NOT NULL REFERENCES kaktus (id),
     kompute_id TEXT UNIQUE REFERENCES kompute (id), -- the Kompute that owns it
+    seed_pool_id TEXT NOT NULL REFERENCES storage_pool (id), -- where its cloud-init medium is, for good
     name TEXT NOT NULL,
     description TEXT NOT NULL,
     memory_bytes INTEGER NOT NULL CHECK (memory_bytes > 0),
@@ -42,6 +43,7 @@ CREATE TABLE instance (
 CREATE UNIQUE INDEX instance_name ON instance (lower(name));
 CREATE INDEX instance_project ON instance (project_id, vcpus, memory_bytes); -- sums for quotas
 CREATE INDEX instance_kaktus ON instance (kaktus_id);
+CREATE INDEX instance_seed_pool ON instance (seed_pool_id);
 
 -- What runs, or is about to run, on each host: kept by the triggers below, so never by a reader's sum.
 CREATE TABLE kaktus_load (

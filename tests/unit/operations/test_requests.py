@@ -30,6 +30,7 @@ from appliance.operations.step import (
     Submission,
     Tries,
 )
+from appliance.operations.vault import NoVault
 from appliance.store.base import Statement
 from tests.unit.operations.lab import (
     AGENT,
@@ -582,6 +583,7 @@ async def test_an_agent_that_vanishes_leaves_an_earlier_call_in_doubt(lab: Lab) 
             store=lab.store,
             gateway=agents,
             lanes=Lanes(1),
+            vault=NoVault(),
         )
         with pytest.raises((Unavailable, DeadlineExceeded)):
             await context.call(AGENT, POKE, Note("x"), target=THING)

@@ -47,7 +47,7 @@ async def act(cloud: Cloud, instance_id: str, action: PowerAction) -> None:
 
 
 async def is_clean(cloud: Cloud) -> bool:
-    return (await verify_world(cloud.store, cloud.nodes)).is_clean
+    return (await verify_world(cloud.store, cloud.nodes, cloud.compute.seeds)).is_clean
 
 
 def machine(

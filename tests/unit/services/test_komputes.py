@@ -18,7 +18,7 @@ from appliance.core.errors import (
 )
 from appliance.model.compute import ObservedDomain
 from appliance.model.domain_state import DomainState
-from appliance.model.storage import ObservedImage, RbdPool
+from appliance.model.storage import ImagePurpose, ObservedImage, RbdPool
 from appliance.operations.operation import Origin, State
 from appliance.resources.adapter import ADAPTERS
 from appliance.resources.instance import INSTANCES
@@ -54,12 +54,18 @@ async def images(cloud: Cloud) -> dict[str, ObservedImage]:
     return {
         image.image_id: image
         for image in await node.storage.list_images(POOL)
-        if image.image_id != cloud.template
+        if image.purpose is ImagePurpose.VOLUME
     }
 
 
+async def seeds(cloud: Cloud) -> list[ObservedImage]:
+    node = cloud.nodes[cloud.agents[0]].node
+    images = await node.storage.list_images(POOL)
+    return [image for image in images if image.purpose is ImagePurpose.SEED]
+
+
 async def is_clean(cloud: Cloud) -> bool:
-    return (await verify_world(cloud.store, cloud.nodes)).is_clean
+    return (await verify_world(cloud.store, cloud.nodes, cloud.compute.seeds)).is_clean
 
 
 async def change(cloud: Cloud, made: Kompute, **changes: int | str) -> Kompute:
@@ -145,6 +151,7 @@ async def test_a_failed_create_leaves_nothing_whatever_step_it_was(cloud: Cloud)
             assert after | {"operation": before["operation"]} == before
             assert await domains(cloud) == []
             assert await images(cloud) == {}
+            assert await seeds(cloud) == []
 
 
 async def test_a_refused_request_writes_nothing(cloud: Cloud) -> None:
@@ -288,7 +295,7 @@ async def test_a_delete_withdraws_a_running_create(cloud: Cloud) -> None:
         await eventually(cloud, "SELECT 1 FROM operation WHERE cancel_requested = 1")
         gate.open()
     await deleting.result().outcome()
-    assert (await domains(cloud), await images(cloud)) == ([], {})
+    assert (await domains(cloud), await images(cloud), await seeds(cloud)) == ([], {}, [])
     assert await cloud.count("kompute") == await cloud.count("adapter_address") == 0
     ended = await cloud.engine.get(str(begun.operation_id))
     assert ended.state is State.CANCELLED
@@ -427,7 +434,7 @@ async def test_a_delete_frees_everything_at_once(cloud: Cloud) -> None:
     await delete(cloud, made)
     for table in ("kompute", "instance", "volume", "adapter", "adapter_address"):
         assert await cloud.count(table) == 0, table
-    assert (await domains(cloud), await images(cloud)) == ([], {})
+    assert (await domains(cloud), await images(cloud), await seeds(cloud)) == ([], {}, [])
     with pytest.raises(NotFound):
         await delete(cloud, made)
     await (await cloud.compute.templates.delete(ASKED, cloud.template)).outcome()

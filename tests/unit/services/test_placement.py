@@ -156,6 +156,7 @@ async def test_two_processes_that_race_for_the_last_room_do_not_both_get_it(clou
         cloud.engine,
         cloud.nodes,
         cloud.catalog,
+        cloud.secrets,
         alarm=cloud.alarms.raise_alarm,
         clock=cloud.clock,
     )

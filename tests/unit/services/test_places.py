@@ -59,7 +59,7 @@ async def change_pool(cloud: Cloud, pool_id: str, **changes: object) -> None:
 
 
 async def is_clean(cloud: Cloud) -> bool:
-    return (await verify_world(cloud.store, cloud.nodes)).is_clean
+    return (await verify_world(cloud.store, cloud.nodes, cloud.compute.seeds)).is_clean
 
 
 def just_before_the_next_batch(cloud: Cloud, act: Callable[[], Awaitable[object]]) -> None:

@@ -56,7 +56,7 @@ async def look(cloud: Cloud) -> int:
 
 
 async def is_clean(cloud: Cloud) -> bool:
-    return (await verify_world(cloud.store, cloud.nodes)).is_clean
+    return (await verify_world(cloud.store, cloud.nodes, cloud.compute.seeds)).is_clean
 
 
 async def test_what_is_as_it_should_be_is_left_alone(cloud: Cloud) -> None:
@@ -115,7 +115,7 @@ async def test_a_lost_disk_is_reported_and_never_made_anew(cloud: Cloud) -> None
     await node.storage.ensure_image_absent(POOL, volume)
     assert await look(cloud) == 0
     assert [alarm.kind for alarm in await cloud.alarms.list()] == ["image_missing"]
-    verdict = await verify_world(cloud.store, cloud.nodes)
+    verdict = await verify_world(cloud.store, cloud.nodes, cloud.compute.seeds)
     assert [each.target for each in verdict.differences] == [f"volume/{volume}"]
 
 
@@ -172,7 +172,7 @@ async def test_a_node_that_does_not_answer_is_looked_at_the_next_time(cloud: Clo
     driver(cloud).power_cycle_host()
     cloud.nodes[cloud.agents[0]].connected = False
     assert await look(cloud) == 0
-    assert (await verify_world(cloud.store, cloud.nodes)).unseen
+    assert (await verify_world(cloud.store, cloud.nodes, cloud.compute.seeds)).unseen
     cloud.nodes[cloud.agents[0]].connected = True
     assert await look(cloud) == 1
     assert await is_clean(cloud)

@@ -31,7 +31,7 @@ async def cloud(tmp_path: Path) -> AsyncGenerator[Cloud]:
 
 
 async def is_clean(cloud: Cloud) -> bool:
-    return (await verify_world(cloud.store, cloud.nodes)).is_clean
+    return (await verify_world(cloud.store, cloud.nodes, cloud.compute.seeds)).is_clean
 
 
 def default(cloud: Cloud) -> str:

@@ -48,7 +48,7 @@ async def change(cloud: Cloud, volume_id: str, **changes: object) -> Volume:
 
 
 async def is_clean(cloud: Cloud) -> bool:
-    return (await verify_world(cloud.store, cloud.nodes)).is_clean
+    return (await verify_world(cloud.store, cloud.nodes, cloud.compute.seeds)).is_clean
 
 
 async def size_of_image(cloud: Cloud, volume_id: str) -> int:
