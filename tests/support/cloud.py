@@ -4,8 +4,8 @@ Only the sockets are left out: a call goes straight to the dispatcher of its age
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -121,6 +121,8 @@ class Nodes:
         self._exits = AsyncExitStack()
         self.calls: list[tuple[str, str]] = []  # agent, method
         self._gates: dict[str, Gate] = {}
+        # Around what a node does: a manual clock does not see the thread of its fences.
+        self.at_work: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def __getitem__(self, agent_id: str) -> Player:
         return self._players[agent_id]
@@ -162,9 +164,10 @@ class Nodes:
         self.calls.append((agent_id, method.name))
         if method.name in self._gates:
             await self._gates[method.name].pass_through()
-        result = await self._players[agent_id].dispatcher.handle(
-            method.name, msgspec.json.encode(params), command
-        )
+        with self.at_work():
+            result = await self._players[agent_id].dispatcher.handle(
+                method.name, msgspec.json.encode(params), command
+            )
         return msgspec.json.decode(msgspec.json.encode(result), type=method.result)
 
     def hold(self, method: str) -> Gate:

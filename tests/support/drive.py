@@ -1,9 +1,10 @@
 """Manual time that passes by itself whenever nothing else can happen."""
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 
+from appliance.store.base import Consistency, Row, Statement, Store
 from tests.support.clock import ManualClock, settle
 
 
@@ -51,3 +52,24 @@ class Drive:
             elif time_passes:
                 await self._clock.jump()
         raise AssertionError("this never came true")
+
+
+class DrivenStore:
+    """A store whose threads the drive waits for."""
+
+    def __init__(self, store: Store, drive: Drive) -> None:
+        self._store = store
+        self._drive = drive
+
+    async def query(
+        self, statement: Statement, consistency: Consistency = Consistency.WEAK
+    ) -> list[Row]:
+        with self._drive.in_thread():
+            return await self._store.query(statement, consistency)
+
+    async def batch(self, statements: Sequence[Statement]) -> list[int]:
+        with self._drive.in_thread():
+            return await self._store.batch(statements)
+
+    async def close(self) -> None:
+        await self._store.close()

@@ -145,7 +145,8 @@ class LabStore:
         if found:
             self.faults.remove(found[0])
             if found[0].after:
-                await self.real.batch(statements)
+                with self.drive.in_thread():
+                    await self.real.batch(statements)
             raise found[0].error
         self.batches.append(statements)
         with self.drive.in_thread():

@@ -20,7 +20,7 @@ from appliance.services.komputes import KomputeOptions
 from appliance.store.base import Statement
 from appliance.store.sqlite import SqliteStore
 from tests.support.cloud import ASKED, Cloud, cloud_on, kompute
-from tests.support.drive import JumpingClock
+from tests.support.drive import Drive, DrivenStore, JumpingClock
 from tests.support.wait import until
 
 TERRAFORM_CREATE_S = 30 * 60
@@ -32,23 +32,20 @@ async def clock() -> JumpingClock:
     return JumpingClock()
 
 
+@pytest.fixture
+def drive(clock: JumpingClock) -> Drive:
+    return Drive(clock)
+
+
 @pytest_asyncio.fixture
-async def cloud(tmp_path: Path, clock: JumpingClock) -> AsyncGenerator[Cloud]:
+async def cloud(tmp_path: Path, clock: JumpingClock, drive: Drive) -> AsyncGenerator[Cloud]:
     store = await SqliteStore.open(tmp_path / "state.db", clock=clock)
     try:
-        async with cloud_on(store, tmp_path, clock, hosts=1) as cloud:
+        async with cloud_on(DrivenStore(store, drive), tmp_path, clock, hosts=1) as cloud:
+            cloud.nodes.at_work = drive.in_thread
             yield cloud
     finally:
         await store.close()
-
-
-async def pass_time(clock: JumpingClock, task: "asyncio.Task[object]", seconds: float) -> None:
-    """Let time pass, second by second, until the task is done."""
-    for _ in range(int(seconds)):
-        if task.done():
-            return
-        await clock.advance(1.0)
-        await asyncio.sleep(0.0005)  # the store's threads
 
 
 def test_deadlines_lie_under_those_of_the_clients() -> None:
@@ -61,8 +58,9 @@ def test_deadlines_lie_under_those_of_the_clients() -> None:
 
 
 async def test_a_passed_deadline_names_the_operation_which_goes_on(
-    cloud: Cloud, clock: JumpingClock
+    cloud: Cloud, clock: JumpingClock, drive: Drive
 ) -> None:
+    asked_at = clock.monotonic()
     gate = cloud.nodes.hold("compute.ensure_domain")
     begun = await cloud.compute.komputes.create(
         ASKED, cloud.project, cloud.zone, kompute("web"), KomputeOptions()
@@ -70,27 +68,32 @@ async def test_a_passed_deadline_names_the_operation_which_goes_on(
     await until(lambda: gate.waiting, "the create to be under way")
     cloud.nodes.hold("compute.ensure_domain_absent")  # the undo hangs too
     task: asyncio.Task[object] = asyncio.get_running_loop().create_task(_of(begun.outcome()))
-    await pass_time(clock, task, CREATE_S + 60)
+    await drive.until(task.done)
+    assert clock.monotonic() - asked_at <= CREATE_S + 60
     with pytest.raises(DeadlineExceeded, match=str(begun.operation_id)):
         await task
     assert not (await cloud.engine.get(str(begun.operation_id))).finished
 
 
-async def test_a_create_that_takes_too_long_is_undone(cloud: Cloud, clock: JumpingClock) -> None:
+async def test_a_create_that_takes_too_long_is_undone(
+    cloud: Cloud, clock: JumpingClock, drive: Drive
+) -> None:
+    asked_at = clock.monotonic()
     gate = cloud.nodes.hold("compute.ensure_domain")
     begun = await cloud.compute.komputes.create(
         ASKED, cloud.project, cloud.zone, kompute("web"), KomputeOptions()
     )
     await until(lambda: gate.waiting, "the create to be under way")
     task: asyncio.Task[object] = asyncio.get_running_loop().create_task(_of(begun.outcome()))
-    await pass_time(clock, task, CREATE_S)
+    await drive.until(task.done)
+    assert clock.monotonic() - asked_at <= CREATE_S
     with pytest.raises(Unavailable, match="undone"):
         await task
     assert await cloud.count("kompute") == 0
 
 
 async def test_a_busy_object_is_waited_for_up_to_the_deadline_of_the_request(
-    cloud: Cloud, clock: JumpingClock
+    cloud: Cloud, clock: JumpingClock, drive: Drive
 ) -> None:
     await cloud.add_kompute("web")
     (instance_id,) = await cloud.catalog.list_ids(INSTANCES)
@@ -99,7 +102,7 @@ async def test_a_busy_object_is_waited_for_up_to_the_deadline_of_the_request(
     task: asyncio.Task[object] = asyncio.get_running_loop().create_task(
         _of(cloud.compute.machines.act(ASKED, INSTANCES, instance_id, PowerAction.STOP))
     )
-    await pass_time(clock, task, TERRAFORM_CHANGE_S)
+    await drive.until(task.done)
     with pytest.raises(DeadlineExceeded, match=holder):
         await task
     assert clock.monotonic() - begun <= CHANGE_S + 2
