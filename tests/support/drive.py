@@ -40,7 +40,7 @@ class Drive:
 
     async def until(self, condition: Callable[[], object], *, time_passes: bool = True) -> None:
         """Return once nothing more can happen and the condition holds; let time pass for it."""
-        for _ in range(20_000):
+        for _ in range(100_000):
             returned = self._returned
             await settle(8)
             if self._in_threads:

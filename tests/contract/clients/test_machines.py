@@ -9,7 +9,7 @@ import pytest
 from tests.contract.clients.terraform import API, Terraform, create_all
 from tests.support.furnish import GIB
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 _ACTIONS = (
     ("suspend", "Paused"),
     ("resume", "Running"),

@@ -4,7 +4,7 @@ import pytest
 
 from tests.contract.clients.terraform import Terraform, create_all, update_all
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 
 
 async def test_walk_of_the_guides_as_terraform_orders_it(terraform: Terraform) -> None:

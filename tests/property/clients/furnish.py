@@ -61,6 +61,6 @@ async def _until_seen(served: Served, agents: list[str]) -> None:
     hub, store = served.services.hub, served.services.store
     await until(lambda: all(map(hub.reachable, agents)), "every agent is played")
     unseen = Statement("SELECT id FROM kaktus WHERE memory_bytes = 0")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(100):
         while await store.query(unseen):  # noqa: ASYNC110 - what is awaited is a row
             await asyncio.sleep(_LOOK_S)

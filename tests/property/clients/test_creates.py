@@ -19,7 +19,7 @@ from tests.property.clients.served import Served, open_served
 from tests.support.logs import captured_logs
 
 _CREATES: Final = 200
-_REST_S: Final = 20.0
+_REST_S: Final = 100.0
 
 
 @pytest_asyncio.fixture

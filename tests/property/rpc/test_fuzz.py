@@ -125,7 +125,7 @@ def run(scenario: Callable[[], Any]) -> None:
     """Run to the end in a loop of its own and prove that no task is left."""
 
     async def checked() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(100):
             await scenario()
         await asyncio.sleep(0)
         assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -21,7 +21,7 @@ class _Kahuna:
     def __init__(self, socket: Path) -> None:
         self.socket = socket
         self.enrolled: list[dict[str, str]] = []
-        self.refusals = [503, 504]
+        self.refusals: list[int] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = (await receive())["body"]
@@ -91,6 +91,7 @@ async def test_damaged_files_are_not_replaced(kahuna: _Kahuna, tmp_path: Path) -
 
 
 async def test_it_waits_for_a_kahuna_that_is_not_ready(kahuna: _Kahuna) -> None:
+    kahuna.refusals = [503, 504]
     view = await local(kahuna).describe()
     assert (view.agent_url, view.authorities) == ("wss://127.0.0.1:1", "PEM")
     assert kahuna.refusals == []

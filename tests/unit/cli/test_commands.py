@@ -2,7 +2,6 @@
 
 import json
 import stat
-import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import yaml
 
 from appliance.cli.exit_code import ExitCode
 from appliance.roles.kahuna import Ready
+from tests.support.wait import until_now
 from tests.unit.cli.conftest import Cli
 
 pytestmark = pytest.mark.usefixtures("cloud")
@@ -23,9 +23,7 @@ def enrol(cli: Cli, name: str = "k1") -> str:
 
 def test_an_agent_is_made_played_shown_and_revoked(cli: Cli) -> None:
     agent_id = enrol(cli)
-    until = time.monotonic() + 10
-    while "yes" not in cli("agent", "list").out:
-        assert time.monotonic() < until, "the agent is not played"
+    until_now(lambda: "yes" in cli("agent", "list").out, "the agent is played")
     shown = json.loads(cli("agent", "show", agent_id, "-o", "json").out)
     assert shown["sessions"][0]["version"].endswith("simulated")
     assert "simulated_agent_connected" in cli("agent", "log", agent_id).out

@@ -101,7 +101,8 @@ class _LastMomentStore(LabStore):
 
     async def batch(self, statements: Sequence[Statement]) -> list[int]:
         if any("claim = claim + 1" in statement.sql for statement in statements):
-            await self.real.batch([Statement("UPDATE operation SET beat = beat + 1")])
+            with self.drive.in_thread():
+                await self.real.batch([Statement("UPDATE operation SET beat = beat + 1")])
         return await super().batch(statements)
 
 

@@ -335,7 +335,7 @@ async def test_what_was_accepted_as_cancelled_cannot_end_as_done(lab: Lab) -> No
     engine = await lab.engine(kind)
     lab.store.faults.append(Fault("finished_at_ms = ?", Unavailable("no leader")))
     operation_id = await lab.do(engine.submit(a_submission(kind)))
-    await lab.store.real.batch([Statement("UPDATE operation SET cancel_requested = 1")])
+    await lab.store.batch([Statement("UPDATE operation SET cancel_requested = 1")])
     operation = await lab.do(engine.wait(operation_id, 60))
     assert operation.state is State.CANCELLED
     assert await lab.log() == ["withdraw"]
@@ -343,7 +343,7 @@ async def test_what_was_accepted_as_cancelled_cannot_end_as_done(lab: Lab) -> No
 
 async def test_a_cancellation_between_the_last_step_and_the_end_undoes(lab: Lab) -> None:
     async def cancelled_meanwhile(_: StepContext[Arguments]) -> None:
-        await lab.store.real.batch([Statement("UPDATE operation SET cancel_requested = 1")])
+        await lab.store.batch([Statement("UPDATE operation SET cancel_requested = 1")])
 
     kind = kind_of(Step("only", cancelled_meanwhile))
     engine = await lab.engine(kind)

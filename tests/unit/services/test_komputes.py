@@ -506,7 +506,7 @@ def sql(text: str, *parameters: str) -> Statement:
 
 async def eventually(cloud: Cloud, query: str) -> None:
     """Wait until a query selects something."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not await cloud.value(query):  # noqa: ASYNC110 - a database rings no bell
             await asyncio.sleep(0.01)
 
@@ -517,4 +517,4 @@ async def reconcile(cloud: Cloud) -> None:
         await cloud.compute.reconciler.look(agent)
         for operation in await cloud.engine.list(unfinished=True):
             assert operation.origin is Origin.RECONCILE
-            await cloud.engine.wait(operation.id, 10)
+            await cloud.engine.wait(operation.id, 60)

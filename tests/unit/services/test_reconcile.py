@@ -51,7 +51,7 @@ async def look(cloud: Cloud) -> int:
     started = [one for one in await cloud.engine.list() if one.id not in before]
     for operation in started:
         assert operation.origin is Origin.RECONCILE
-        await cloud.engine.wait(operation.id, 10)
+        await cloud.engine.wait(operation.id, 60)
     return len(started)
 
 
