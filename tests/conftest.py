@@ -11,6 +11,10 @@ import pytest_asyncio
 _CHILDREN = Path("/proc/thread-self/children")
 
 
+def _children() -> set[str]:
+    return set(_CHILDREN.read_text().split()) if _CHILDREN.exists() else set()
+
+
 @pytest_asyncio.fixture(autouse=True)
 async def _no_task_survives() -> AsyncGenerator[None]:
     """Requested before a test's own async fixtures, so torn down after them."""
@@ -24,9 +28,10 @@ async def _no_task_survives() -> AsyncGenerator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_child_survives() -> Generator[None]:
+    before = _children()
     yield
-    children = _CHILDREN.read_text().split() if _CHILDREN.exists() else []
-    assert not children, f"child processes left: {children}"
+    left = _children() - before
+    assert not left, f"child processes left: {left}"
 
 
 @pytest.fixture(autouse=True)

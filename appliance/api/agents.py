@@ -91,9 +91,8 @@ def agent_socket(hub: Hub, certificate_sha256: Callable[[], bytes]) -> Websocket
 
     # Any: Litestar's parameters for users and state of its own, which we do not give it.
     async def serve_agent(socket: WebSocket[Any, Any, Any]) -> None:
-        scope = cast("Scope", socket.scope)
-        receive, send = cast("Receive", socket.receive), cast("Send", socket.send)
-        address = _address(scope)
+        scope, receive, send = plain(socket)
+        address = address_of(scope)
         await receive()  # "websocket.connect"
         if not hub.has_room_for(address):
             # Refused before the upgrade (HTTP 403): such a socket costs as little as can be. Not a
@@ -115,6 +114,17 @@ def agent_socket(hub: Hub, certificate_sha256: Callable[[], bytes]) -> Websocket
     return WebsocketRouteHandler(PATH, opt=dict(allow(Allow.ANYONE)))(serve_agent)
 
 
-def _address(scope: Scope) -> str:
+# Any: see above.
+def plain(socket: WebSocket[Any, Any, Any]) -> tuple[Scope, Receive, Send]:
+    """Return a socket as ASGI has it."""
+    return (
+        cast("Scope", socket.scope),
+        cast("Receive", socket.receive),
+        cast("Send", socket.send),
+    )
+
+
+def address_of(scope: Scope) -> str:
+    """Return who is at the other end, for logs."""
     client: tuple[str, int] | None = scope.get("client")
     return f"{client[0]}:{client[1]}" if client else "local"

@@ -14,10 +14,12 @@ from litestar.exceptions import NotFoundException
 from litestar.types import ControllerRouterHandler
 
 from appliance.api.asgi import AsgiApp
+from appliance.api.console import console_socket
 from appliance.api.edge import request_id_of
 from appliance.api.ext import (
     agents,
     alarms,
+    console,
     health,
     kahuna,
     keys,
@@ -47,6 +49,8 @@ def ext_router() -> Router:
         route_handlers=[
             agents.AgentController,
             alarms.AlarmController,
+            console.InstanceConsoleController,
+            console.KomputeConsoleController,
             kahuna.get_kahuna,
             keys.KeyController,
             operations.OperationController,
@@ -77,6 +81,7 @@ def create_app(
             document_route(ext_router, EXT_PATH, dependencies),
             page_route(ext_router, EXT_PATH, dependencies),
             health.healthz,
+            console_socket(services),
             *further_routes,
         ],
         dependencies=dependencies,

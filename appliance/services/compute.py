@@ -17,6 +17,7 @@ from appliance.resources.template import TEMPLATE_CREATE, TEMPLATE_DELETE
 from appliance.resources.volume import VOLUME_CREATE, VOLUME_DELETE, VOLUME_UPDATE
 from appliance.rpc.gateway import AgentGateway
 from appliance.services.catalog import Catalog
+from appliance.services.consoles import Consoles
 from appliance.services.durable import Durable
 from appliance.services.instances import Instances
 from appliance.services.komputes import Komputes
@@ -44,6 +45,7 @@ class Compute:
     instances: Instances
     komputes: Komputes
     machines: Machines
+    consoles: Consoles
     reconciler: Reconciler
     seeds: Seeds
 
@@ -63,13 +65,15 @@ class Compute:
         seeds = Seeds(store, secrets)
         durable = Durable(store, engine, gateway, clock)
         placement = Placement(store, gateway)
+        machines = Machines(durable, gateway)
         return cls(
             placement=placement,
             templates=Templates(durable, catalog),
             volumes=Volumes(durable, catalog),
             instances=Instances(durable, catalog, placement),
             komputes=Komputes(durable, catalog, placement),
-            machines=Machines(durable, gateway),
+            machines=machines,
+            consoles=Consoles(store, machines, gateway, clock),
             reconciler=Reconciler(store, engine, gateway, durable, seeds, alarm=alarm, clock=clock),
             seeds=seeds,
         )

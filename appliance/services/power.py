@@ -52,7 +52,7 @@ class Machines:
         """
 
         async def prepare() -> Submission[Work]:
-            facts = await self._facts(view, object_id)
+            facts = await self.facts(view, object_id)
             refuse_going(view.kind, object_id, facts.phase)
             allowed = _ONLY_FROM.get(action, tuple(Power))
             if facts.power not in allowed:
@@ -89,7 +89,7 @@ class Machines:
         Raises:
             NotFound: it does not exist.
         """
-        facts = await self._facts(view, object_id)
+        facts = await self.facts(view, object_id)
         agent_id = next(filter(self._gateway.reachable, facts.list_agents()), None)
         if agent_id is None:
             why = f"the agent of Kaktus {facts.host_name} is not connected"
@@ -107,8 +107,12 @@ class Machines:
             )
         return InstanceState(state=seen.state, reason=seen.reason)
 
-    async def _facts(self, view: AnyView, object_id: str) -> InstanceFacts:
-        """Return the visible instance that the id stands for."""
+    async def facts(self, view: AnyView, object_id: str) -> InstanceFacts:
+        """Return the visible instance that the id stands for.
+
+        Raises:
+            NotFound: it does not exist.
+        """
         check_id(view, object_id)
         by_kompute = view is KOMPUTES
         statement = (instance_facts_of_kompute if by_kompute else instance_facts)(object_id)

@@ -6,11 +6,12 @@ from typing import Any, Final
 
 import msgspec
 
+from appliance.api.console import console_url
 from appliance.api.guards import Allow
 from appliance.api.v1.route import Call, Method, Query, Route
 from appliance.api.v1.standard import list_all, list_below, read, set_default, update
 from appliance.api.waiting import accepted, prefers_async
-from appliance.core.errors import NotFound
+from appliance.model.compute import ConsoleKind
 from appliance.resources.instance import (
     INSTANCES,
     Instance,
@@ -188,11 +189,11 @@ async def _delete_instance(call: Call, asked: Asked) -> Begun[None]:
 
 
 async def _connect_instance(call: Call) -> InstanceRemoteAccess:
-    await call.services.catalog.require(INSTANCES, call.last_id)
-    raise NotFound(
-        f"instance {call.last_id} has no console: this release serves none",
-        hint="log in over the network",
+    services = call.services
+    grant = await services.compute.consoles.grant(
+        INSTANCES, call.last_id, ConsoleKind.VNC, call.principal
     )
+    return InstanceRemoteAccess(url=await console_url(services, call.request, grant.token))
 
 
 async def _create_kompute(call: Call, asked: Asked) -> Begun[Kompute]:

@@ -14,8 +14,8 @@ _RFB_VERSION: Final = b"RFB 003.008\n"
 _RFB_OLD: Final = b"RFB 003.003\n"
 _NO_SCREEN: Final = b"simulated: nothing runs, so there is no screen"
 
-_Answer = Callable[[bytes], bytes | None]
-"""Return what the console sends upon these bytes; None: it hangs up."""
+_Answer = Callable[[bytes], tuple[bytes, bool]]
+"""Return what the console sends upon these bytes, and whether it hangs up then."""
 
 
 class FakeConsole(asyncio.Transport):
@@ -46,11 +46,10 @@ class FakeConsole(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._closing:
             return
-        answered = self._answer(bytes(data))
-        if answered is None:
+        answered, hangs_up = self._answer(bytes(data))
+        self._say(answered)
+        if hangs_up:
             self.close()
-        else:
-            self._say(answered)
 
     def pause_reading(self) -> None:
         self._protocol.pause_writing()
@@ -76,8 +75,8 @@ class FakeConsole(asyncio.Transport):
         self._protocol.data_received(data)
 
 
-def _echo(data: bytes) -> bytes:
-    return data
+def _echo(data: bytes) -> tuple[bytes, bool]:
+    return data, False
 
 
 class _VncHandshake:
@@ -86,12 +85,10 @@ class _VncHandshake:
     def __init__(self) -> None:
         self._received = b""
 
-    def answer(self, data: bytes) -> bytes | None:
-        if len(self._received) >= len(_RFB_VERSION):
-            return None  # refused already
+    def answer(self, data: bytes) -> tuple[bytes, bool]:
         self._received += data
         if len(self._received) < len(_RFB_VERSION):
-            return b""
+            return b"", False
         # No security type is offered, which means: read the reason. The first version counts wider.
         none = bytes(4) if self._received.startswith(_RFB_OLD) else bytes(1)
-        return none + len(_NO_SCREEN).to_bytes(4, "big") + _NO_SCREEN
+        return none + len(_NO_SCREEN).to_bytes(4, "big") + _NO_SCREEN, True

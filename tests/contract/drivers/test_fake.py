@@ -280,8 +280,8 @@ async def test_a_simulated_screen_is_refused_with_the_reason(
         assert await reader.readexactly(len(no_security)) == no_security
         length = int.from_bytes(await reader.readexactly(4), "big")
         assert b"simulated" in await reader.readexactly(length)
-        writer.write(b"more")
         assert await reader.read() == b""
+        writer.write(b"more")
 
 
 async def test_a_simulated_console_holds_up_who_does_not_read() -> None:
