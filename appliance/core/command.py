@@ -9,8 +9,8 @@ import os
 import shlex
 import signal
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -56,10 +56,11 @@ async def run(
     """
     name = shlex.join(os.fspath(part) for part in argv)
     _log.debug("command", argv=name)
-    process = await _start(argv, environment, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+    with _as_file(stdin) as file:
+        process = await _start(argv, environment, stdin=file, stdout=PIPE, stderr=PIPE)
     try:
         async with asyncio.timeout(timeout_s):
-            out, err = await _converse(process, stdin, output_limit_bytes, name)
+            out, err = await _converse(process, output_limit_bytes, name)
     except TimeoutError as late:
         raise DeadlineExceeded(f"{name}: did not end within {timeout_s} s") from late
     finally:
@@ -171,14 +172,29 @@ async def _start(
         raise DriverError(f"{argv[0]} cannot be started: {failed.strerror}") from failed
 
 
-async def _converse(
-    process: Process, stdin: bytes, limit_bytes: int, name: str
-) -> tuple[bytes, bytes]:
+@contextmanager
+def _as_file(content: bytes) -> Generator[int]:
+    """Keep the content in memory, as a file to read.
+
+    What the event loop would give for a pipe is a socket, which a command that opens /dev/stdin
+    (nft does) cannot open.
+    """
+    file = os.memfd_create("stdin", os.MFD_CLOEXEC)
+    try:
+        remaining = memoryview(content)
+        while remaining:
+            remaining = remaining[os.write(file, remaining) :]
+        os.lseek(file, 0, os.SEEK_SET)
+        yield file
+    finally:
+        os.close(file)
+
+
+async def _converse(process: Process, limit_bytes: int, name: str) -> tuple[bytes, bytes]:
     try:
         async with asyncio.TaskGroup() as group:
             out = group.create_task(_read(process.stdout, limit_bytes, name))
             err = group.create_task(_read(process.stderr, limit_bytes, name))
-            group.create_task(_write(process, stdin))
             group.create_task(process.wait())
     except ExceptionGroup as failed:
         raise failed.exceptions[0] from None
@@ -193,15 +209,6 @@ async def _read(stream: asyncio.StreamReader | None, limit_bytes: int, name: str
         if len(content) > limit_bytes:
             raise DriverError(f"{name}: said more than {limit_bytes} bytes")
     return bytes(content)
-
-
-async def _write(process: Process, content: bytes) -> None:
-    assert process.stdin is not None
-    # A command that does not care for its input may close it, or end, early.
-    with suppress(BrokenPipeError, ConnectionResetError):
-        process.stdin.write(content)
-        await process.stdin.drain()
-    process.stdin.close()
 
 
 def _last_words(done: Finished) -> str:

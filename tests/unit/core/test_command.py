@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from appliance.core import command
 from appliance.core.errors import DeadlineExceeded, DriverError
@@ -146,3 +147,9 @@ async def test_nothing_is_left_of_a_child_whose_ending_is_cut_short() -> None:
         await asyncio.sleep(0)
         ending.cancel()
     assert child.returncode is not None
+
+
+def test_a_command_may_open_its_input_by_name() -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # its pipes are sockets
+        done = runner.run(command.run(["cat", "/dev/stdin"], timeout_s=60, stdin=b"in"))
+    assert done.stdout == b"in"
