@@ -183,6 +183,22 @@ class PoolDirectory:
             allocated_bytes=allocated,
         )
 
+    def reserve(self, image_id: str, what: str) -> Path:
+        """Make an empty unfinished file that only its owner reads, whatever the umask."""
+        path = self.unfinished(image_id, what)
+        path.unlink(missing_ok=True)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        return path
+
+    def forget(self, image_id: str, *, but: Sequence[str] = ()) -> None:
+        """Remove what is unfinished of an image, temporary files of notes included."""
+        kept = {self.unfinished(image_id, what).name for what in but}
+        with os.scandir(self.path) as entries:
+            for entry in entries:
+                of_image = entry.name.startswith((f".{image_id}.", f"..{image_id}."))
+                if of_image and entry.name not in kept:
+                    Path(entry.path).unlink(missing_ok=True)
+
     def publish(self, unfinished: Path, file: ImageFile) -> ObservedImage:
         """Give a whole image its name, durably."""
         sync_file(unfinished)

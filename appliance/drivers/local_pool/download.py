@@ -6,7 +6,7 @@ changed since is downloaded anew.
 
 import ssl
 from collections.abc import AsyncGenerator, Generator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -23,8 +23,9 @@ from appliance.model.storage import ImportProgress, ProgressListener, TemplateSo
 
 _MAX_REDIRECTS: Final = 5
 _CHUNK_BYTES: Final = 2**20
-_KEEP_BYTES: Final = 256 * 2**20  # how much a power cut may cost
+_KEEP_S: Final = 5.0  # how much of a download a power cut may cost
 _PROGRESS_S: Final = 1.0
+_BROKEN: Final = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException)
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
@@ -87,14 +88,16 @@ class Download:
     async def _store(
         self, file: KeptFile, total_bytes: int | None, response: httpcore.Response
     ) -> None:
-        kept_bytes = file.done_bytes
-        async for chunk in _chunks(response):
-            self._check_room(file.done_bytes + len(chunk))
-            await self._threads.run(file.take, chunk)
-            self._tell_sometimes(file.done_bytes, total_bytes)
-            if file.done_bytes - kept_bytes >= _KEEP_BYTES:
-                await self._threads.run(file.keep)
-                kept_bytes = file.done_bytes
+        kept_at: float | None = None
+        async with aclosing(_chunks(response)) as chunks:
+            async for chunk in chunks:
+                self._check_room(file.done_bytes + len(chunk))
+                await self._threads.run(file.take, chunk)
+                self._tell_sometimes(file.done_bytes, total_bytes)
+                now = self._clock.monotonic()
+                if kept_at is None or now - kept_at >= _KEEP_S:
+                    await self._threads.run(file.keep)
+                    kept_at = now
         if total_bytes not in (None, file.done_bytes):
             raise Unavailable(f"{self._source.url} ended early")
 
@@ -164,13 +167,16 @@ class Download:
 async def _chunks(response: httpcore.Response) -> AsyncGenerator[bytes]:
     """Yield the body in pieces that are worth a change of thread."""
     chunk = bytearray()
-    async for part in response.aiter_stream():
-        chunk += part
-        if len(chunk) >= _CHUNK_BYTES:
-            yield bytes(chunk)
-            chunk.clear()
-    if chunk:
-        yield bytes(chunk)
+    try:
+        async for part in response.aiter_stream():
+            chunk += part
+            if len(chunk) >= _CHUNK_BYTES:
+                yield bytes(chunk)
+                chunk.clear()
+    except _BROKEN:
+        yield bytes(chunk)  # it came, and counts
+        raise
+    yield bytes(chunk)
 
 
 def _headers(note: Note) -> list[tuple[str, str]]:

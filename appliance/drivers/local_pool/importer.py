@@ -11,12 +11,11 @@ from typing import Final
 
 from appliance.core.clock import Clock
 from appliance.core.errors import InsufficientResource, Invalid
-from appliance.core.files import sync_directory
 from appliance.drivers.local_pool import qemu_img
 from appliance.drivers.local_pool.connect import Resolve
 from appliance.drivers.local_pool.directory import RAW_TEMPLATE, TEMPLATE, PoolDirectory
 from appliance.drivers.local_pool.download import Download
-from appliance.drivers.local_pool.kept_file import note_path
+from appliance.drivers.local_pool.kept_file import note_name
 from appliance.drivers.local_pool.os_errors import told_as_ours
 from appliance.drivers.local_pool.qcow2 import (
     HEAD_BYTES,
@@ -29,9 +28,9 @@ from appliance.drivers.local_pool.threads import Threads
 from appliance.drivers.local_pool.unpack import unpack
 from appliance.model.storage import ObservedImage, ProgressListener, TemplateSource, whole_sectors
 
-DOWNLOAD: Final = "download"
-UNPACKED: Final = "unpacked"
-CONVERTED: Final = "converted"
+_DOWNLOAD: Final = "download"
+_UNPACKED: Final = "unpacked"
+_CONVERTED: Final = "converted"
 _KEPT_FREE: Final = 100  # one part of so many of a pool stays free for guests that write meanwhile
 
 
@@ -57,10 +56,13 @@ class Importer:
             with told_as_ours():
                 return await self._import(directory, source, progress)
         except (Invalid, InsufficientResource):
-            await self.threads.run(forget, directory, source.template_id)
+            await self.threads.run(directory.forget, source.template_id)
             raise
-        finally:
-            await self.threads.run(_tidy, directory, source.template_id)
+        except BaseException:
+            await self.threads.run(
+                directory.forget, source.template_id, but=(_DOWNLOAD, note_name(_DOWNLOAD))
+            )
+            raise
 
     async def _import(
         self, directory: PoolDirectory, source: TemplateSource, progress: ProgressListener
@@ -68,7 +70,7 @@ class Importer:
         template_id = source.template_id
         download = Download(
             source,
-            directory.unfinished(template_id, DOWNLOAD),
+            directory.unfinished(template_id, _DOWNLOAD),
             room_bytes=await self.threads.run(_room, directory),
             progress=progress,
             threads=self.threads,
@@ -87,7 +89,7 @@ class Importer:
         content = await self.threads.run(recognise, download.path)
         image = download.path
         if content in COMPRESSED:
-            image = directory.unfinished(template_id, UNPACKED)
+            image = await self.threads.run(directory.reserve, template_id, _UNPACKED)
             await self._unpack(directory, content, download.path, image)
             content = await self.threads.run(recognise, image)
         if content is Content.QCOW2:
@@ -98,7 +100,7 @@ class Importer:
             raise Invalid(
                 f"the image is compressed twice, the second time by {content}", field="url"
             )
-        await self.threads.run(forget, directory, template_id)
+        await self.threads.run(directory.forget, template_id)
         return observed
 
     async def _unpack(
@@ -118,26 +120,12 @@ class Importer:
         self, directory: PoolDirectory, template_id: str, image: Path
     ) -> ObservedImage:
         await self.threads.run(_check_qcow2, directory, image)
-        converted = directory.unfinished(template_id, CONVERTED)
+        converted = await self.threads.run(directory.reserve, template_id, _CONVERTED)
         room_bytes = await self.threads.run(_room, directory)
         await qemu_img.convert(image, converted, limit_bytes=room_bytes)
         return await self.threads.run(
             directory.publish, converted, directory.new(template_id, TEMPLATE)
         )
-
-
-def forget(directory: PoolDirectory, template_id: str) -> None:
-    """Remove what a download left; blocking."""
-    download = directory.unfinished(template_id, DOWNLOAD)
-    note_path(download).unlink(missing_ok=True)  # first: a note alone would be believed
-    download.unlink(missing_ok=True)
-    _tidy(directory, template_id)
-    sync_directory(directory.path)
-
-
-def _tidy(directory: PoolDirectory, template_id: str) -> None:
-    for what in (UNPACKED, CONVERTED):
-        directory.unfinished(template_id, what).unlink(missing_ok=True)
 
 
 def _room(directory: PoolDirectory) -> int:

@@ -37,7 +37,7 @@ class KeptFile:
 
     def __init__(self, path: Path, url: str) -> None:
         self._path = path
-        self._note_path = note_path(path)
+        self._note_path = path.with_name(note_name(path.name))
         self._digest = hashlib.sha256()
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self._handle = os.open(path, flags, 0o600)
@@ -57,8 +57,7 @@ class KeptFile:
             if stop.is_set():
                 return
             length = min(_CHUNK_BYTES, self.note.done_bytes - offset)
-            # A hole at the end is not part of the file yet.
-            self._digest.update(os.pread(self._handle, length, offset).ljust(length, b"\0"))
+            self._digest.update(os.pread(self._handle, length, offset))
 
     def begin(self, offset: int, validator: str | None) -> None:
         """Go on at `offset`, which is 0 or where the note ends."""
@@ -74,6 +73,7 @@ class KeptFile:
 
     def keep(self) -> None:
         """Make sure that a repeat can go on from here."""
+        os.ftruncate(self._handle, self.done_bytes)  # a hole at the end is part of it, too
         os.fdatasync(self._handle)
         self._write_note(msgspec.structs.replace(self.note, done_bytes=self.done_bytes))
 
@@ -92,17 +92,15 @@ class KeptFile:
             note = msgspec.json.decode(self._note_path.read_bytes(), type=Note)
         except (FileNotFoundError, msgspec.DecodeError):
             return nothing
-        if note.url != url or not (note.sha256 or note.validator):
-            return nothing
-        if note.sha256 and note.done_bytes != os.fstat(self._handle).st_size:
-            return nothing
-        return note
+        can_go_on = note.sha256 is not None or note.validator is not None
+        is_there = os.fstat(self._handle).st_size >= note.done_bytes
+        return note if note.url == url and can_go_on and is_there else nothing
 
     def _write_note(self, note: Note) -> None:
         self.note = note
         write_atomic(self._note_path, msgspec.json.encode(note), mode=0o600)
 
 
-def note_path(path: Path) -> Path:
-    """Return where the note about a download lies."""
-    return path.with_name(f"{path.name}.json")
+def note_name(name: str) -> str:
+    """Return the name of the note about a file."""
+    return f"{name}.json"

@@ -5,7 +5,6 @@ one, an import above all, holds up no other image.
 """
 
 import asyncio
-import os
 import ssl
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -31,7 +30,7 @@ from appliance.drivers.local_pool.directory import (
     PoolDirectory,
     PoolRoots,
 )
-from appliance.drivers.local_pool.importer import Importer, forget
+from appliance.drivers.local_pool.importer import Importer
 from appliance.drivers.local_pool.os_errors import told_as_ours
 from appliance.drivers.local_pool.threads import Threads
 from appliance.drivers.seed_iso import build_seed
@@ -140,7 +139,7 @@ class LocalPoolStorage:
                 if file.kind.purpose is ImagePurpose.TEMPLATE:
                     await self._threads.run(_check_childless, directory, image_id)
                 await self._threads.run(directory.remove, file)
-            await self._threads.run(forget, directory, image_id)
+            await self._threads.run(directory.forget, image_id)
 
     async def ensure_snapshot(
         self, storage_pool: StoragePoolRef, image_id: str, snapshot_id: str
@@ -228,11 +227,15 @@ class LocalPoolStorage:
                     self._lock(directory, f"clones of {spec.template_id}")
                 )
                 parent = await self._threads.run(_parent, directory, spec, size_bytes)
-            unfinished = directory.unfinished(spec.image_id, _NEW)
-            await qemu_img.create(unfinished, size_bytes, parent=parent)
-            return await self._threads.run(
-                directory.publish, unfinished, directory.new(spec.image_id, VOLUME)
-            )
+            unfinished = await self._threads.run(directory.reserve, spec.image_id, _NEW)
+            try:
+                await qemu_img.create(unfinished, size_bytes, parent=parent)
+                return await self._threads.run(
+                    directory.publish, unfinished, directory.new(spec.image_id, VOLUME)
+                )
+            except BaseException:
+                await self._threads.run(directory.forget, spec.image_id)
+                raise
 
     async def _check_fits(self, directory: PoolDirectory, image_id: str, size_bytes: int) -> None:
         pool = await self._threads.run(directory.statistics)
@@ -294,8 +297,10 @@ def _ensure_seed(directory: PoolDirectory, seed: SeedSpec) -> ObservedImage:
     found = directory.find(seed.image_id, ImagePurpose.SEED)
     if found is not None and found[1].seed_sha256 == seed_digest(seed):
         return found[1]
-    unfinished = directory.unfinished(seed.image_id, _NEW)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(unfinished, flags, 0o600), "wb") as file:
-        file.write(build_seed(seed))
-    return directory.publish(unfinished, directory.new(seed.image_id, SEED))
+    unfinished = directory.reserve(seed.image_id, _NEW)
+    try:
+        unfinished.write_bytes(build_seed(seed))
+        return directory.publish(unfinished, directory.new(seed.image_id, SEED))
+    except BaseException:
+        directory.forget(seed.image_id)
+        raise

@@ -39,7 +39,7 @@ def unpack(
         stop: set to end early.
         content: what `source` is.
         source: the compressed file.
-        target: made, or made anew.
+        target: an empty file.
         length_bytes: how long the result may be, holes included.
         room_bytes: how much of the disk it may take.
 
@@ -47,9 +47,8 @@ def unpack(
         Invalid: it is damaged.
         InsufficientResource: it is larger than allowed.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     with source.open("rb") as packed:
-        handle = os.open(target, flags, 0o600)
+        handle = os.open(target, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             writer = SparseWriter(handle)
             for chunk in _chunks(content, packed):
