@@ -164,6 +164,14 @@ def seed_rows_of_pool(pool_id: str) -> Statement:
     return Statement(_ROWS + "WHERE instance.seed_pool_id = ? ORDER BY instance.id", (pool_id,))
 
 
+def _place(instance_id: str) -> Statement:
+    return Statement(
+        "SELECT storage_pool.id AS storage_pool_id, pool, ceph_address, ceph_port"
+        " FROM instance JOIN storage_pool ON storage_pool.id = seed_pool_id WHERE instance.id = ?",
+        (instance_id,),
+    )
+
+
 def guest_owner(instance_id: str) -> str:
     """Return the owner of a guest's secrets."""
     return target("instance", instance_id)
@@ -276,12 +284,13 @@ async def ensure_seed(context: StepContext[Work]) -> None:
 
 
 async def ensure_seed_absent(context: StepContext[Work]) -> None:
-    row = await _read(context)
+    instance_id = context.arguments.instance_id
+    (place,) = await read_rows(context, PoolPlace, _place(instance_id))
     await context.call(
-        context.arguments.storage_agents[row.storage_pool_id],
+        context.arguments.storage_agents[place.storage_pool_id],
         STORAGE_ENSURE_IMAGE_ABSENT,
-        ImageRef(row.ref, row.id),
-        target=target("instance", row.id),
+        ImageRef(place.ref, instance_id),
+        target=target("instance", instance_id),
     )
 
 

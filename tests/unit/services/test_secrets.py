@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from appliance.core import crypto
-from appliance.core.errors import Conflict, Corrupt, NotFound
+from appliance.core.errors import Conflict, Corrupt, NotFound, Stale
 from appliance.core.secret import Secret
 from appliance.model.agent import AgentType
 from appliance.services.secrets import CLUSTER, Sealer, Secrets, forget, forget_all
@@ -14,6 +14,8 @@ from tests.unit.services.house import House, build_house
 
 OWNER = "agent/" + "a" * 24
 OTHER = "agent/" + "b" * 24
+_ALWAYS = Statement("SELECT 1")
+_NEVER = Statement("SELECT 0")
 
 
 async def test_a_secret_is_found_again_replaced_and_forgotten(house: House) -> None:
@@ -116,6 +118,22 @@ async def test_of_many_takers_exactly_one_gets_a_secret(house: House) -> None:
         takers = [group.create_task(house.secrets.take(OWNER, "key")) for _ in range(8)]
     taken = [taker.result() for taker in takers if taker.result() is not None]
     assert taken == [Secret("value")]
+    assert await house.secrets.find(OWNER, "key") is None
+
+
+async def test_of_many_makers_all_get_the_secret_of_one(house: House) -> None:
+    fresh = [Secret(f"secret {number}") for number in range(20)]
+    made = await asyncio.gather(
+        *(house.secrets.ensure(OWNER, "key", each, while_=_ALWAYS) for each in fresh)
+    )
+    kept = await house.secrets.find(OWNER, "key")
+    assert kept in fresh
+    assert all(each == kept for each in made)
+
+
+async def test_no_secret_is_made_for_an_owner_that_is_gone(house: House) -> None:
+    with pytest.raises(Stale):
+        await house.secrets.ensure(OWNER, "key", Secret("x"), while_=_NEVER)
     assert await house.secrets.find(OWNER, "key") is None
 
 
