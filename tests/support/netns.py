@@ -1,23 +1,14 @@
 """A network of a test's own, gone with the last who uses it: it has no name to leave behind."""
 
 import ctypes
-import fcntl
 import os
-import select
-import struct
-import subprocess
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Final
 
 from tests.support.needs import need_root
 
 _CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
-_TUNSETIFF: Final = 0x400454CA  # linux/if_tun.h
-_IFF_TAP_NO_PI: Final = 0x1002
-_PATIENCE_S: Final = 60.0
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
@@ -34,56 +25,6 @@ def private_network() -> Generator[None]:
             _check(_libc.setns(home, _CLONE_NEWNET))
     finally:
         os.close(home)
-
-
-def ip(command: str) -> str:
-    """Run ip(8) with these words."""
-    done = subprocess.run(["ip", *command.split()], check=False, capture_output=True, text=True)
-    assert done.returncode == 0, f"ip {command}: {done.stderr}"
-    return done.stdout
-
-
-class Tap:
-    """A network card whose owner, like a hypervisor, sends and receives raw frames."""
-
-    def __init__(self, name: str, *, bridge: str | None = None) -> None:
-        self.name = name
-        self._fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
-        fcntl.ioctl(self._fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TAP_NO_PI))
-        if bridge:
-            ip(f"link set {name} master {bridge}")
-        ip(f"link set {name} up")
-
-    def __enter__(self) -> "Tap":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        os.close(self._fd)
-
-    def send(self, frame: bytes) -> None:
-        os.write(self._fd, frame)
-
-    def receive_until(self, last: bytes) -> list[bytes]:
-        """Return the frames that came before `last`."""
-        frames: list[bytes] = []
-        end = time.monotonic() + _PATIENCE_S
-        while True:
-            select.select([self._fd], [], [], max(0.0, end - time.monotonic()))
-            try:
-                frame = os.read(self._fd, 65536)
-            except BlockingIOError:
-                raise AssertionError(f"{self.name}: the frame did not come") from None
-            if frame == last:
-                return frames
-            frames.append(frame)
 
 
 def _check(result: int) -> None:

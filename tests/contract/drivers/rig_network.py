@@ -9,7 +9,8 @@ from appliance.drivers.netlink.bridges import LinuxBridges
 from appliance.model.domain_state import Power
 from appliance.model.network import HostNetworkDriver, port_name
 from tests.contract.drivers.rig import BRIDGE, Rig
-from tests.support.netns import Tap, ip, private_network
+from tests.support.netns import private_network
+from tests.support.tap import Tap, ip
 
 _FOREIGN: Final = "foreign0"
 

@@ -31,7 +31,8 @@ from tests.support.frames import (
     udp6,
 )
 from tests.support.needs import need
-from tests.support.netns import Tap, ip, private_network
+from tests.support.netns import private_network
+from tests.support.tap import Tap, ip
 
 BRIDGE: Final = "br201"
 GUEST: Final = "52:54:00:00:00:01"  # the MAC address of the guest in question
