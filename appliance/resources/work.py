@@ -58,6 +58,12 @@ class PoolPlace(msgspec.Struct, frozen=True):
         address, port = first_monitor(self.ceph_address, self.ceph_port)
         return RbdPool(pool=self.pool, monitor_address=address, monitor_port=port)
 
+    @property
+    def monitors(self) -> frozenset[tuple[str, int]]:
+        """The monitors of a pool on Ceph, by which two rows of one cluster are known."""
+        addresses = () if self.ceph_address.startswith(LOCAL) else self.ceph_address.split(",")
+        return frozenset(first_monitor(address, self.ceph_port) for address in addresses)
+
 
 async def read_rows(context: StepContext[Work], kind: type[S], statement: Statement) -> list[S]:
     return convert_rows(await context.query(statement), kind)

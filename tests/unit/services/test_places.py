@@ -9,10 +9,13 @@ import pytest
 import pytest_asyncio
 
 from appliance.core.errors import Invalid
+from appliance.core.ids import new_id
+from appliance.model.storage import RbdPool, VolumeSpec
 from appliance.resources.instance import INSTANCES
 from appliance.resources.kaktus import KAKTUSES
 from appliance.resources.kompute import Kompute
-from appliance.resources.storage_pool import STORAGE_POOLS
+from appliance.resources.region import REGIONS
+from appliance.resources.storage_pool import STORAGE_POOLS, StoragePool
 from appliance.resources.template import Template
 from appliance.resources.volume import Volume, VolumeType
 from appliance.services.komputes import KomputeOptions
@@ -239,3 +242,49 @@ async def test_a_local_pool_that_moves_while_something_is_made_in_it_gets_it_in_
             await (await cloud.compute.templates.create(ASKED, pool, template)).outcome()
         assert (await cloud.catalog.get(STORAGE_POOLS, pool)).agents == [new]
         assert await is_clean(cloud)
+
+
+# --- what `kowabunga state verify` tells of them
+
+
+async def test_a_host_or_pool_without_agents_is_reported_only_if_something_should_be_there(
+    cloud: Cloud,
+) -> None:
+    await set_agents(cloud, cloud.hosts[0], [])
+    empty = await cloud.add_pool("empty", [])
+    assert await is_clean(cloud)
+    await add_volume(cloud, "data", cloud.pool)
+    await change_pool(cloud, cloud.pool, agents=[])
+    await change_pool(cloud, empty, name="still-empty")
+    verdict = await verify_world(cloud.store, cloud.nodes, cloud.compute.seeds)
+    assert [told.partition(":")[0] for told in verdict.unseen] == [f"storage_pool/{cloud.pool}"]
+
+
+@pytest.mark.parametrize(
+    ("address", "shares"),
+    [
+        ("ceph.example", True),
+        ("ceph.example,ceph-2.example", True),
+        ("ceph-2.example,ceph.example", False),  # asked through the other, so it is another one
+        ("ceph-2.example", False),
+    ],
+)
+async def test_an_image_of_another_row_of_the_same_ceph_pool_is_not_unknown(
+    cloud: Cloud, address: str, shares: bool
+) -> None:
+    other = await cloud.catalog.create(
+        STORAGE_POOLS,
+        StoragePool(name="twin", pool="ssd", ceph_address=address, agents=cloud.agents),
+        REGIONS,
+        cloud.region,
+    )
+    for number, pool in enumerate((cloud.pool, str(other.id))):
+        await add_volume(cloud, f"data-{number}", pool)
+    assert await is_clean(cloud)
+    stray = new_id()
+    place = RbdPool(pool="ssd", monitor_address="ceph.example", monitor_port=3300)
+    node = cloud.nodes[cloud.agents[0]].node
+    await node.storage.ensure_image(place, VolumeSpec(image_id=stray, size_bytes=GIB))
+    verdict = await verify_world(cloud.store, cloud.nodes, cloud.compute.seeds)
+    assert [each.target for each in verdict.differences] == [f"image/{stray}"]
+    assert shares == (len(await node.storage.list_images(place)) == 4)
