@@ -21,7 +21,7 @@ from tests.integration.network.vlan_program import (
     UNTAGGED,
 )
 from tests.support.frames import tagged
-from tests.support.small_guest import small_guest
+from tests.support.python_guest import python_guest
 
 _PROGRAM: Final = "tests.integration.network.vlan_program"
 _MODULES: Final = (
@@ -70,7 +70,7 @@ async def test_vnets_leave_the_node_with_their_tags_and_arrive_by_them(tmp_path:
     async with (
         AsyncExitStack() as stack,
         await asyncio.start_unix_server(plug, path),
-        small_guest(
+        python_guest(
             tmp_path,
             program=_PROGRAM,
             packages=packages(),

@@ -1,0 +1,97 @@
+"""A guest that boots in seconds and runs one Python program: for what this kernel lacks."""
+
+import asyncio
+from asyncio.subprocess import PIPE, STDOUT, Process
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from tests.support.initramfs import Initramfs
+from tests.support.needs import need, need_cloud_kernel
+
+_PACKAGES: Final = "/packages"
+_REPORT: Final = "report "
+_INIT: Final = """\
+#!/usr/bin/python3
+import ctypes, os, sys, traceback
+
+libc = ctypes.CDLL(None)
+libc.mount(b"proc", b"/proc", b"proc", 0, None)
+libc.mount(b"devtmpfs", b"/dev", b"devtmpfs", 0, None)
+os.symlink("/proc/self/fd/0", "/dev/stdin")
+for module in {modules!r}:
+    with open(module, "rb") as file:
+        libc.syscall(313, file.fileno(), b"", 0)  # finit_module
+os.environ["PATH"] = "/usr/sbin:/usr/bin:/sbin:/bin"
+sys.path.insert(0, {packages!r})
+try:
+    import {program}
+    {program}.main()
+except BaseException:
+    traceback.print_exc()
+sys.stdout.flush()
+libc.reboot(0x4321FEDC)  # power off
+"""
+
+
+class PythonGuest:
+    """A running guest; the program tells of itself with `report {JSON}` on lines of its own."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._said: list[str] = []
+
+    async def report(self) -> Any:  # noqa: ANN401 - JSON
+        """Return what the program reports next."""
+        assert self._process.stdout is not None
+        while raw := await self._process.stdout.readline():
+            line = raw.decode(errors="replace").strip()
+            if line.startswith(_REPORT):
+                return msgspec.json.decode(line.removeprefix(_REPORT))
+            self._said.append(line)
+        raise AssertionError("the guest has ended:\n" + "\n".join(self._said[-40:]))
+
+
+@asynccontextmanager
+async def python_guest(
+    directory: Path,
+    *,
+    program: str,
+    packages: Iterable[Path],
+    commands: Iterable[str],
+    modules: Iterable[str],
+    network: str,
+) -> AsyncGenerator[PythonGuest]:
+    """Run `main()` of the module `program` as the only process of a guest.
+
+    `network`: the back end of its network card, as QEMU's -netdev has it, with the id "n".
+    """
+    kernel, qemu = need_cloud_kernel(), need("qemu-system-x86_64")
+    files = Initramfs()
+    files.add_python()
+    for package in packages:
+        files.add_tree(package, f"{_PACKAGES}/{package.name}")
+    for command in commands:
+        files.add_command(need(command))
+    order = files.add_modules(kernel.name.removeprefix("vmlinuz-"), modules)
+    init = _INIT.format(modules=order, packages=_PACKAGES, program=program)
+    files.add("init", init.encode())
+    image = directory / "initramfs"
+    files.write(image)
+    process = await asyncio.create_subprocess_exec(
+        qemu, "-accel", "tcg,tb-size=128", "-cpu", "max", "-m", "512",
+        "-nodefaults", "-no-user-config",
+        "-display", "none", "-serial", "stdio", "-no-reboot", "-kernel", kernel, "-initrd", image,
+        "-append", "console=ttyS0 quiet panic=-1 mitigations=off",
+        "-netdev", network, "-device", "virtio-net-pci,netdev=n,romfile=",
+        stdin=PIPE, stdout=PIPE, stderr=STDOUT,
+    )  # fmt: skip
+    try:
+        yield PythonGuest(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
