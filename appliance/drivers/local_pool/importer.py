@@ -120,6 +120,7 @@ class Importer:
         self, directory: PoolDirectory, template_id: str, image: Path
     ) -> ObservedImage:
         await self.threads.run(_check_qcow2, directory, image)
+        await qemu_img.check(image)
         converted = await self.threads.run(directory.reserve, template_id, _CONVERTED)
         room_bytes = await self.threads.run(_room, directory)
         await qemu_img.convert(image, converted, limit_bytes=room_bytes)

@@ -18,7 +18,7 @@ from appliance.model.storage import (
 )
 from tests.contract.drivers.rig import ignore, some_id
 from tests.contract.drivers.rig_local_pool import LOOPBACK, local_storage, small_image
-from tests.support.needs import need
+from tests.support.needs import need, need_root
 from tests.support.web import Page, Web, open_web
 
 
@@ -91,6 +91,24 @@ async def bench(tmp_path: Path, stall_s: float) -> AsyncGenerator[Bench]:
         storage = make()
         await storage.list_images(pool)
         yield Bench(make, storage, pool, web, image, tmp_path)
+
+
+@pytest_asyncio.fixture
+async def small(tmp_path: Path) -> AsyncGenerator[Bench]:
+    """A pool on a file system of 16 MiB."""
+    need_root()
+    image = await small_image(tmp_path / "image.qcow2")
+    root = tmp_path / "pools"
+    root.mkdir()
+    await run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", root], timeout_s=60)
+    try:
+        async with local_storage(root) as make, open_web() as web:
+            pool = LocalPool(directory=f"{root}/a")
+            storage = make()
+            await storage.list_images(pool)
+            yield Bench(make, storage, pool, web, image, tmp_path)
+    finally:
+        await run(["umount", root], timeout_s=60)
 
 
 @pytest.fixture
