@@ -249,6 +249,7 @@ class Kahuna:
                     self._supervise(group, "hub", services.hub.run)
                     self._supervise(group, "engine", services.engine.run)
                     self._supervise(group, "reconciler", services.compute.reconciler.run)
+                    self._supervise(group, "rotation", services.rotation.run)
                     if certificate is not None:
                         self._supervise(group, "certificate", certificate.keep)
                     for listener in listeners:

@@ -21,6 +21,7 @@ from appliance.services.node_identity import NodeIdentity, NodePublic
 from appliance.store.base import Consistency, Statement, Store, guard
 
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
+PURGE_PERIOD_S: Final = 600.0
 _ATTEMPTS: Final = 5  # each lost one means that a member joined or a key was rotated meanwhile
 
 _ACTIVE: Final = Statement("SELECT id FROM data_key WHERE state = 'active'")
@@ -187,6 +188,12 @@ class Keyring:
                 in_use.append(key_id)
         await self.purge_retired()
         return in_use
+
+    async def keep_purged(self) -> None:
+        """Delete, from time to time, the files of keys that another member has retired."""
+        while True:
+            await self.purge_retired()
+            await self._clock.sleep(PURGE_PERIOD_S)
 
     async def purge_retired(self) -> None:
         """Delete the files of retired keys on this member."""

@@ -42,6 +42,10 @@ class Rotation:
             budget_s=_BUDGET_S,
         )
 
+    async def run(self) -> None:
+        """Remove what rotations leave behind on this member, for ever."""
+        await self._keyring.keep_purged()
+
     async def submission(self, by: Principal) -> Submission[RotateDataKey]:
         """Return the operation that replaces the key which is active now."""
         active = await self._keyring.active()

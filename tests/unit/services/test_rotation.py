@@ -17,8 +17,10 @@ from appliance.operations.engine import Engine
 from appliance.rpc.gateway import Command
 from appliance.rpc.method import Method, P, R
 from appliance.services.key_files import DataKey, KeyFiles
+from appliance.services.keyring import PURGE_PERIOD_S
 from appliance.services.secrets import Sealer
 from appliance.store.base import Consistency, Row, Statement, Store
+from tests.support.clock import ManualClock
 from tests.unit.services.house import House, build_house
 
 OWNER = "agent/" + "a" * 24
@@ -214,6 +216,23 @@ async def test_another_member_finishes_a_rotation_and_the_first_drops_its_file(
     await house.keyring.purge_retired()
     assert old.id not in {file.stem for file in house.key_files + second.key_files}
     assert await house.keyring.active() == await second.keyring.active()
+
+
+async def test_a_running_member_drops_the_file_of_a_key_that_another_has_retired(
+    house: House, clock: ManualClock, tmp_path: Path
+) -> None:
+    second = build_house(house.store, tmp_path / "second", house.clock)
+    await house.keyring.admit(second.node.public(), "two")
+    await second.keyring.open("two")
+    old = await house.keyring.active()
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(house.rotation.run())
+        await rotate(second, old.id)
+        async with asyncio.timeout(60):
+            while old.id in {file.stem for file in house.key_files}:
+                await clock.advance(PURGE_PERIOD_S)
+                await asyncio.sleep(0.01)  # the files are deleted after an answer of a thread
+        running.cancel()
 
 
 async def test_a_member_admitted_while_the_key_is_replaced_can_read_what_follows(
