@@ -1,7 +1,6 @@
 """Fifty clients at once, over all that the contract serves, while nodes fail: nothing breaks."""
 
 import asyncio
-import os
 import random
 from pathlib import Path
 from typing import Final
@@ -18,10 +17,9 @@ from tests.property.clients.invariants import broken
 from tests.property.clients.served import Served, open_served
 from tests.support.logs import captured_logs
 
-_LONG: Final = "KOWABUNGA_LONG_TESTS" in os.environ
-_SEEDS: Final = (1, 2, 3, 4) if _LONG else (2,)
+_SEEDS: Final = (1, 2, 3, 4)
 _CLIENTS: Final = 50
-_REQUESTS: Final = 50 if _LONG else 20  # of each client
+_REQUESTS: Final = 50  # of each client
 _CROWD_S: Final = 200.0  # a request that takes so long waits for what will not come
 _REST_S: Final = 100.0
 
@@ -60,8 +58,8 @@ async def test_whatever_fifty_clients_do_at_once_the_cloud_is_sound_afterwards(
         print(*history.lines, sep="\n")
     assert (history.wrong, left, rows, bugs) == ([], [], {}, []), f"seed {seed}"
     # The crowd was no crowd if hardly anything could be done.
-    assert len(history.asked) > 0.8 * len(ROUTES_BY_ID)
-    assert len(history.succeeded) > 0.6 * len(ROUTES_BY_ID)
+    assert len(history.asked) > 0.9 * len(ROUTES_BY_ID)
+    assert len(history.succeeded) > 0.8 * len(ROUTES_BY_ID)
 
 
 async def test_the_checker_notices_what_changes_behind_kahunas_back(tmp_path: Path) -> None:
