@@ -5,6 +5,7 @@ uses no proxy.
 """
 
 import socket
+import ssl
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,6 +74,11 @@ class ApiClient:
     ) -> None:
         if self._opened is not None:
             self._opened.close()
+
+    @property
+    def connection(self) -> Connection:
+        """The way to the Kahuna, for what does not speak plain HTTP."""
+        return self._connection
 
     @property
     def _http(self) -> httpx.Client:
@@ -201,6 +207,13 @@ def segment(text: str) -> str:
     return quote(text, safe="")
 
 
+def tls_of(connection: Connection) -> ssl.SSLContext:
+    """Return how the server is verified: by the given certificates, or by the system's."""
+    return httpx.create_ssl_context(
+        verify=True if connection.ca_file is None else str(connection.ca_file), trust_env=False
+    )
+
+
 def _local(connection: Connection) -> httpx.Client:
     if connection.api_key_file is not None or connection.ca_file is not None:
         raise Invalid("--api-key-file and --ca-file go with --url", field="url")
@@ -236,10 +249,9 @@ def _remote(connection: Connection) -> httpx.Client:
         raise NotFound(f"there is no key file {connection.api_key_file}") from missing
     except UnicodeDecodeError as odd:
         raise Invalid(f"{connection.api_key_file} does not hold a key") from odd
-    verify = httpx.create_ssl_context(
-        verify=True if connection.ca_file is None else str(connection.ca_file), trust_env=False
+    return httpx.Client(
+        base_url=url, headers={"x-api-key": key}, verify=tls_of(connection), trust_env=False
     )
-    return httpx.Client(base_url=url, headers={"x-api-key": key}, verify=verify, trust_env=False)
 
 
 def _refusal(response: httpx.Response) -> Refused:

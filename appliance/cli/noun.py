@@ -58,6 +58,7 @@ class Noun:
         references: a field that holds ids -> their noun.
         sizes: fields in bytes; a nested one with a dot.
         secrets: fields that come from files, and are never shown to people.
+        has_console: one can sit before it.
         columns: what a table shows after id and name.
         example: of a create: a name, and options.
         where: "module:attribute" of a command made by hand, which derives the rest itself.
@@ -79,6 +80,7 @@ class Noun:
     columns: tuple[str, ...] = ()
     readings: tuple[Reading, ...] = ()
     actions: tuple[Action, ...] = ()
+    has_console: bool = False
     example: str
     where: str = _RESOURCE
 

@@ -219,11 +219,12 @@ _ALL: Final = (
             _STATE,
             Reading(
                 verb="connect",
-                about="Tell where the screen of the machine is.",
+                about="Give a URL that opens the screen of the machine once.",
                 struct="appliance.resources.instance:InstanceRemoteAccess",
             ),
         ),
         actions=_POWER,
+        has_console=True,
         example="web --project shop --zone eu-west-a --vcpus 2 --memory 4GiB"
         " --adapter web-nic --volume web-os",
     ),
@@ -241,6 +242,7 @@ _ALL: Final = (
         columns=("vcpus", "memory", "disk", "ip"),
         readings=(_STATE,),
         actions=_POWER,
+        has_console=True,
         example="web --project shop --zone eu-west-a --vcpus 2 --memory 4GiB --disk 20GiB",
         where="appliance.cli.placement:kompute",
     ),

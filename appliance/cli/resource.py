@@ -21,6 +21,7 @@ from appliance.cli.arguments import (
     writable,
 )
 from appliance.cli.client import V1, ApiClient
+from appliance.cli.console import console_command
 from appliance.cli.exit_code import ExitCode
 from appliance.cli.failure import NoAnswer, Refused, tell
 from appliance.cli.kit import (
@@ -64,6 +65,7 @@ def noun_group(noun: Noun) -> click.Group:
         *([default_command(kit)] if noun.default_of else []),
         *(reading_command(kit, reading) for reading in noun.readings),
         *(action_command(kit, action) for action in noun.actions),
+        *([console_command(kit)] if noun.has_console else []),
     ):
         group.add_command(command)
     return group
