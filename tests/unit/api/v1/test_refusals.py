@@ -261,6 +261,7 @@ async def test_delete_with_children_is_409_and_removes_nothing(api: Api) -> None
         (f"/subnet/{subnet['id']}", "adapters (1)"),
         (f"/pool/{pool['id']}", "templates (1)"),
         (f"/pool/{pool['id']}", "volumes (1)"),
+        (f"/pool/{pool['id']}", "seeds of instances (1)"),
         (f"/team/{team['id']}", "projects (1)"),
     ):
         refused = await api.ask(409, "DELETE", path)
@@ -304,6 +305,7 @@ async def _fill(
         "instance",
         project_id=project,
         kaktus_id=kaktus["id"],
+        seed_pool_id=pool["id"],
         memory_bytes=1,
         vcpus=1,
         power="running",
