@@ -18,7 +18,7 @@ from appliance.drivers.local_pool.download import Download
 from appliance.drivers.local_pool.kept_file import note_name
 from appliance.drivers.local_pool.os_errors import told_as_ours
 from appliance.drivers.local_pool.qcow2 import (
-    HEAD_BYTES,
+    MAX_HEAD_BYTES,
     BadQcow2,
     check_importable,
     parse_header,
@@ -136,7 +136,7 @@ def _room(directory: PoolDirectory) -> int:
 
 def _check_qcow2(directory: PoolDirectory, image: Path) -> None:
     with image.open("rb") as file:
-        head = file.read(HEAD_BYTES)
+        head = file.read(MAX_HEAD_BYTES)
     try:
         header = parse_header(head, image.stat().st_size)
     except BadQcow2 as bad:

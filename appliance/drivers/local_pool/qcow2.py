@@ -12,7 +12,8 @@ import msgspec
 from appliance.core.errors import Invalid
 
 MAGIC: Final = b"QFI\xfb"
-HEAD_BYTES: Final = 65536  # the header and its extensions lie within the first cluster
+HEAD_BYTES: Final = 65536  # of images made here; the header lies within the first cluster
+MAX_HEAD_BYTES: Final = 2**21  # of any image
 MAX_VIRTUAL_BYTES: Final = 64 * 2**40
 
 _V2: Final = struct.Struct(">4sIQIIQIIQQIIQ")
@@ -44,7 +45,7 @@ class Qcow2Header(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_header(head: bytes, file_bytes: int) -> Qcow2Header:
-    """Read the first bytes (`HEAD_BYTES`, or all) of a file of `file_bytes`.
+    """Read the first cluster, or more, of a file of `file_bytes`.
 
     Raises:
         BadQcow2: they contradict the format, themselves or the length of the file.
