@@ -119,7 +119,7 @@ async def _serve(
     try:
         agent_id = await services.compute.consoles.agent_of(admission.instance_id)
         async with services.hub.open_stream(agent_id, admission.kind, about) as stream:
-            why = await _Joint(user, stream, clock, limits).run(services.stopping)
+            why = await Joint(user, stream, clock, limits).run(services.stopping)
     except KowabungaError as error:
         why = TransportClosed(CloseCode.INTERNAL, error.detail)
     finally:
@@ -131,7 +131,7 @@ async def _serve(
         log.info("console_closed", code=why.code, reason=why.reason)
 
 
-class _Joint:
+class Joint:
     """Carries bytes between a user and a stream; neither is read ahead of the other."""
 
     def __init__(

@@ -32,6 +32,12 @@ async def test_each_action_answers_200_without_body_and_shows_in_the_state(
             assert (await terraform.ask(200, "GET", f"{path}/state"))["state"] == state, action
         assert await terraform.ask(200, "PATCH", f"{path}/start") is None
         assert await terraform.ask(200, "PATCH", f"{path}/shutdown") is None
+    instance = f"/instance/{made.instance}"
+    await terraform.ask(200, "PATCH", f"{instance}/start")
+    screen = await terraform.ask(200, "GET", f"{instance}/connect")
+    assert re.fullmatch("wss?://[^/]+/api/ext/v1/console/[^/]+", screen.pop("url"))
+    assert screen == {}
+    await terraform.ask(200, "PATCH", f"{instance}/stop")
     refused = await terraform.ask(404, "GET", f"/instance/{made.instance}/connect")
     assert "no console" in refused["reason"]  # and the contract has no other status for it
 
