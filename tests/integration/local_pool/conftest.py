@@ -68,6 +68,10 @@ class Bench:
         spec = VolumeSpec(image_id=some_id(), size_bytes=size_bytes, template_id=template_id)
         return (await self.storage.ensure_image(self.pool, spec)).image_id
 
+    async def volume_again(self, image_id: str, size_bytes: int) -> None:
+        spec = VolumeSpec(image_id=image_id, size_bytes=size_bytes)
+        await self.storage.ensure_image(self.pool, spec)
+
     async def content(self, image_id: str) -> bytes:
         """Return what a guest would read, its zeros at the end left out."""
         location = await self.storage.locate(self.pool, image_id)
