@@ -26,6 +26,7 @@ from appliance.core.secret import Secret
 
 KEY_BYTES: Final = 32
 API_KEY_PREFIX: Final = "kwb_"  # secret scanners, and our own test of the logs, look for it
+GUEST_SECRET_PREFIX: Final = "kwg_"  # noqa: S105 - what such a secret begins with
 _API_KEY: Final = re.compile(r"[A-Za-z0-9_-]{43,128}")
 _NONCE_BYTES: Final = 12  # NIST SP 800-38D; random nonces are safe for 2**32 messages of a key
 _SUITE: Final = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)  # RFC 9180
@@ -60,6 +61,11 @@ def identify_key(key: bytes) -> str:
 def generate_api_key() -> Secret:
     """Return a new key of 256 random bits as "kwb_" and 43 url-safe characters."""
     return Secret(API_KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES))
+
+
+def generate_guest_secret() -> Secret:
+    """Return 256 random bits, by which a guest proves which instance it is."""
+    return Secret(GUEST_SECRET_PREFIX + secrets.token_urlsafe(KEY_BYTES))
 
 
 def is_api_key(text: str) -> bool:

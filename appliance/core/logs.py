@@ -20,7 +20,7 @@ from appliance.core.text import escape_controls
 
 # Our keys carry a prefix so that this net, and secret scanners elsewhere, can know them.
 _SECRETS: Final = re.compile(
-    r"(?P<prefix>kwb_)[A-Za-z0-9_\-+/=.]{8,}"
+    r"(?P<prefix>kw[bg]_)[A-Za-z0-9_\-+/=.]{8,}"
     r"|-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----.*?"
     r"(?:-----END (?:[A-Z0-9]+ )*PRIVATE KEY-----|\Z)",
     re.DOTALL,

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from appliance.core.crypto import random_key
+from appliance.core.crypto import generate_guest_secret
 from appliance.core.errors import DriverError
 from appliance.core.secret import Secret
 from appliance.core.unix_password import hash_unix_password
@@ -189,10 +189,11 @@ class SeedMaker:
 
     async def ensure(self, row: SeedRow) -> SeedSpec:
         """Return the seed; a guest that has no secret yet gets one."""
-        fresh = Secret("kwg_" + base64.urlsafe_b64encode(random_key()).decode().rstrip("="))
         exists = Statement("SELECT EXISTS (SELECT 1 FROM instance WHERE id = ?)", (row.id,))
         owner = guest_owner(row.id)
-        secret = await self._vault.ensure(owner, row.secret_name, fresh, while_=exists)
+        secret = await self._vault.ensure(
+            owner, row.secret_name, generate_guest_secret(), while_=exists
+        )
         return await self._make(row, secret)
 
     async def find(self, row: SeedRow) -> SeedSpec | None:

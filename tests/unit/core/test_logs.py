@@ -56,7 +56,7 @@ _KEY = "kwb_master_AbCdEf0123456789AbCdEf0123456789-_x"
 _PEM = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\n-----END EC PRIVATE KEY-----\n"
 
 
-@pytest.mark.parametrize("secret", [_KEY, _PEM])
+@pytest.mark.parametrize("secret", [_KEY, _KEY.replace("kwb_", "kwg_"), _PEM])
 def test_keys_are_masked_wherever_they_stand(out: io.StringIO, secret: str) -> None:
     log = structlog.get_logger("x")
     log.info(secret, key=secret, deep={"list": [secret, {secret: 1}]})
