@@ -68,14 +68,17 @@ def _users(guest: Guest) -> list[object]:
     keys = {} if guest.public_key is None else {"ssh_authorized_keys": [guest.public_key]}
     if guest.user == _ROOT:
         return [root | keys]
+    groups = ["users", "admin"]
     service: CloudConfig = {
         "name": guest.user,
         "gecos": "Kowabunga",
-        "groups": ["users", "admin"],
+        "groups": groups,
         "shell": "/bin/bash",
         "sudo": "ALL=(ALL) NOPASSWD:ALL",
         "lock_passwd": True,
     }
+    if guest.user in groups:  # which are made first: useradd refuses to make one of its own then
+        service["primary_group"] = guest.user
     return [root, service | keys]
 
 

@@ -67,6 +67,12 @@ def test_the_service_user_comes_in_by_key_and_is_root_by_sudo() -> None:
     assert service["lock_passwd"] is True
 
 
+def test_a_user_with_the_name_of_a_group_of_its_own_belongs_to_that_group() -> None:
+    _, service = user_data(guest(user="admin"))["users"]
+    assert (service["name"], service["primary_group"]) == ("admin", "admin")
+    assert "primary_group" not in user_data(guest(user="kowabunga"))["users"][1]
+
+
 def test_roots_password_is_a_hash_and_without_one_it_is_locked() -> None:
     (root, _) = user_data(guest(password=_HASH))["users"]
     assert root == {"name": "root", "lock_passwd": False, "hashed_passwd": "$6$salt$hash"}
