@@ -14,8 +14,8 @@ class Seeds:
     async def digests(self, pool_id: str, *, of_agent: str | None = None) -> dict[str, str | None]:
         """Return the digest of each instance's seed in a storage pool, by the instance's id.
 
-        None: it was never made. With an agent, only instances on its host are told: each takes
-        some milliseconds, and a pool that many hosts share is looked at through each of them.
+        None: it was never made. With an agent, only instances on its host are told: a pool that
+        many hosts share is looked at through each of them.
         """
         rows = await fetch(
             self._store, SeedRow, seed_rows_of_pool(pool_id), Consistency.LINEARIZABLE
