@@ -57,6 +57,13 @@ def pools_by_id(pool_ids: str) -> Statement:
     )
 
 
+def pool_agents(pool_id: str) -> Statement:
+    """Select each `agent_id` that Kahuna asks about a storage pool."""
+    return Statement(
+        "SELECT agent_id FROM storage_pool_agent WHERE storage_pool_id = ?", (pool_id,)
+    )
+
+
 def pool_guard(pool_id: str, agent_id: str) -> Statement:
     """Select 1 while an agent acts for a storage pool: guards the batch that adds an image."""
     return Statement(

@@ -20,6 +20,7 @@ from appliance.resources.template import Template
 from appliance.resources.volume import Volume, VolumeType
 from appliance.services.komputes import KomputeOptions
 from appliance.services.verify import verify_world
+from appliance.store.base import Statement
 from tests.support.cloud import ASKED, GIB, Cloud, CountedStore, kompute, open_cloud
 from tests.support.meanwhile import Meanwhile
 
@@ -84,6 +85,23 @@ async def test_a_ceph_pool_is_reached_from_every_host_and_asked_about_through_it
     await make(cloud, "web", pool)
     assert {agent for agent, method in cloud.nodes.calls if "storage" in method} == {asked}
     assert {agent for agent, method in cloud.nodes.calls if "compute" in method} == {other}
+    assert await is_clean(cloud)
+
+
+async def test_a_seed_is_kept_true_also_on_a_host_that_has_no_agent_in_the_list_of_its_pool(
+    cloud: Cloud,
+) -> None:
+    asked, _ = cloud.agents
+    pool = await cloud.add_pool("big", [asked])
+    await cloud.add_template(pool)
+    await cloud.compute.placement.set_schedulable(cloud.hosts[0], schedulable=False)
+    await make(cloud, "web", pool)
+    await cloud.store.batch([Statement("UPDATE subnet SET dns = '10.1.0.53'")])
+    assert not await is_clean(cloud)
+    for agent in cloud.agents:
+        await cloud.compute.reconciler.look(agent)
+    for operation in await cloud.engine.list(unfinished=True):
+        await cloud.engine.wait(operation.id, 60)
     assert await is_clean(cloud)
 
 
