@@ -78,7 +78,7 @@ def test_a_role_whose_supervisor_died_before_it_looked_ends(node: NodeConfig) ->
         [sys.executable, "-m", "appliance", "role", "run", "kiwi"],
         input=msgspec.json.encode(sent) + b"\n",
         capture_output=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert (done.returncode, done.stdout) == (-signal.SIGTERM, b"")
