@@ -254,8 +254,13 @@ class SeedMaker:
     async def _setting(self, setting: Setting[T]) -> T:
         if self._settings is None:
             names = as_json([each.name for each in _SETTINGS])
-            query = "SELECT name, value FROM setting WHERE name IN (SELECT value FROM json_each(?))"
-            rows = await self._query(Statement(query, (names,)))
+            rows = await self._query(
+                Statement(
+                    "SELECT name, value FROM setting"
+                    " WHERE name IN (SELECT value FROM json_each(?))",
+                    (names,),
+                )
+            )
             self._settings = {str(row["name"]): str(row["value"]) for row in rows}
         stored = self._settings.get(setting.name)
         if stored is None:

@@ -1,8 +1,10 @@
 """The Store in one SQLite file: nothing to install, one process, always linearizable.
 
-One thread writes and a few read; the event loop never waits for the disk. No SQL of its own.
+One thread writes and a few read; what is read in a moment is read on the event loop, which never
+waits for a lock or for a disk that is to write. No SQL of its own.
 """
 
+import asyncio
 import sqlite3
 import threading
 from collections.abc import Sequence
@@ -13,12 +15,13 @@ from typing import Final, NamedTuple, Self
 
 from appliance.core.aio import BlockingPool
 from appliance.core.clock import Clock
-from appliance.core.errors import KowabungaError, Unavailable
+from appliance.core.errors import Unavailable
 from appliance.core.files import ensure_private_directory, exclusive
 from appliance.store import sqlite_file
 from appliance.store.base import Consistency, Row, Statement
 from appliance.store.migrate import Migration, migrate
 from appliance.store.sqlite_file import TimeLimit
+from appliance.store.sqlite_quick import QuickReader
 from appliance.store.sqlite_writer import Writer
 from appliance.store.statements import check_change, check_query
 
@@ -40,11 +43,14 @@ class SqliteStore:
         pool: BlockingPool,
         writer: Writer,
         readers: Sequence[_Reader],
+        *,
+        quick: QuickReader,
     ) -> None:
         self._path = path
         self._lock = lock
         self._pool = pool
         self._writer = writer
+        self._quick = quick
         self._idle: LifoQueue[_Reader] = LifoQueue()
         for reader in readers:
             self._idle.put(reader)
@@ -80,9 +86,9 @@ class SqliteStore:
             lock.close()
             pool.close()
             raise
-        (connection, limit), *readers = opened
+        (connection, limit), *readers = opened.connections
         writer = Writer(connection, limit, lambda error: sqlite_file.translate(error, path))
-        store = cls(path, lock, pool, writer, readers)
+        store = cls(path, lock, pool, writer, readers, quick=opened.quick)
         try:
             await migrate(store, clock=clock, migrations=migrations)
         except BaseException:
@@ -103,7 +109,11 @@ class SqliteStore:
         check_query(statement)
         if self._closed:
             raise Unavailable("the store is closed")
-        return await self._pool.run(None, self._read, statement)
+        rows = self._quick.read(statement)
+        if rows is None:
+            return await self._pool.run(None, self._read, statement)
+        await asyncio.sleep(0)  # others have their turn between any two reads
+        return rows
 
     async def batch(self, statements: Sequence[Statement]) -> list[int]:
         for statement in statements:
@@ -117,6 +127,7 @@ class SqliteStore:
         if self._released:
             return
         self._closed = True
+        self._quick.close()
         await self._writer.close()
         await self._pool.run(None, self._close_readers)
         self._pool.close()
@@ -128,11 +139,7 @@ class SqliteStore:
         reader = self._idle.get()
         reader.limit.restart()
         try:
-            cursor = reader.connection.execute(statement.sql, statement.parameters)
-            names = [column[0] for column in cursor.description]
-            if len(set(names)) < len(names):
-                raise KowabungaError(f"two columns have one name: {statement.sql}")
-            return [dict(zip(names, row, strict=True)) for row in cursor]
+            return sqlite_file.read(reader.connection, statement)
         except sqlite3.Error as error:
             raise sqlite_file.translate(error, self._path) from error
         finally:
@@ -147,8 +154,13 @@ class SqliteStore:
                 self._idle.put(reader)
 
 
-def _open_connections(path: Path, lock: ExitStack, clock: Clock, limit_s: float) -> list[_Reader]:
-    """Lock, check and open the file: the writer first, then the readers."""
+class _Opened(NamedTuple):
+    connections: list[_Reader]  # the writer's first
+    quick: QuickReader
+
+
+def _open_connections(path: Path, lock: ExitStack, clock: Clock, limit_s: float) -> _Opened:
+    """Lock, check and open the file."""
     ensure_private_directory(path.parent)
     lock.enter_context(exclusive(path.with_name(f"{path.name}.lock"), "the state"))
     sqlite_file.refuse_remains(path)
@@ -157,14 +169,15 @@ def _open_connections(path: Path, lock: ExitStack, clock: Clock, limit_s: float)
     path.chmod(0o600)
     with ExitStack() as undo:
         try:
-            opened: list[_Reader] = []
+            connections: list[_Reader] = []
             for connect in (sqlite_file.connect_writer, *[sqlite_file.connect_reader] * _READERS):
                 limit = TimeLimit(clock, limit_s)
                 connection = connect(path, limit)
                 undo.callback(connection.close)
-                opened.append(_Reader(connection, limit))
-            sqlite_file.refuse_unless_sound(opened[0].connection, path)
+                connections.append(_Reader(connection, limit))
+            sqlite_file.refuse_unless_sound(connections[0].connection, path)
+            quick = QuickReader(path)
         except sqlite3.Error as error:
             raise sqlite_file.translate(error, path) from error
         undo.pop_all()
-        return opened
+        return _Opened(connections, quick)

@@ -5,6 +5,7 @@ The only place with PRAGMAs. Knows nothing of batches or of our tables.
 
 import math
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,7 @@ from urllib.parse import quote
 from appliance.core.clock import Clock
 from appliance.core.errors import Corrupt, DeadlineExceeded, KowabungaError, Unavailable
 from appliance.core.files import write_atomic
+from appliance.store.base import Row, Statement
 from appliance.store.constraints import constraint_error
 
 _APPLICATION_ID: Final = 0x4B4F5741  # "KOWA", shown by file(1)
@@ -59,7 +61,7 @@ def connect_writer(path: Path, limit: TimeLimit) -> sqlite3.Connection:
     """
     return _connect(
         path,
-        limit,
+        limit.passed,
         "journal_mode = WAL",
         "synchronous = FULL",
         "foreign_keys = ON",
@@ -68,7 +70,29 @@ def connect_writer(path: Path, limit: TimeLimit) -> sqlite3.Connection:
 
 
 def connect_reader(path: Path, limit: TimeLimit) -> sqlite3.Connection:
-    return _connect(path, limit, "query_only = ON")
+    return _connect(path, limit.passed, "query_only = ON")
+
+
+def connect_quick_reader(
+    path: Path, has_had_enough: Callable[[], bool], steps: int
+) -> sqlite3.Connection:
+    """Open for reading without ever waiting for a lock.
+
+    After each so many steps of SQLite's virtual machine `has_had_enough` tells whether to stop.
+    """
+    return _connect(path, has_had_enough, "busy_timeout = 0", "query_only = ON", steps=steps)
+
+
+def read(connection: sqlite3.Connection, statement: Statement) -> list[Row]:
+    """Run a query; return its rows, keyed by column name."""
+    cursor = connection.execute(statement.sql, statement.parameters)
+    names = [column[0] for column in cursor.description]
+    if len(set(names)) < len(names):
+        raise KowabungaError(f"two columns have one name: {statement.sql}")
+    if len(names) == 1:  # lists of ids are long, and this takes a quarter of the time
+        (name,) = names
+        return [{name: value} for (value,) in cursor]
+    return [dict(zip(names, row, strict=True)) for row in cursor]
 
 
 def refuse_unless_sound(connection: sqlite3.Connection, path: Path) -> None:
@@ -138,7 +162,9 @@ def translate(error: sqlite3.Error, path: Path) -> KowabungaError:
     return meaning
 
 
-def _connect(path: Path, limit: TimeLimit, *pragmas: str) -> sqlite3.Connection:
+def _connect(
+    path: Path, has_had_enough: Callable[[], bool], *pragmas: str, steps: int = _STEPS_PER_LOOK
+) -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"file:{quote(str(path.absolute()))}?mode=rw",  # never creates: `create` does
         uri=True,
@@ -146,7 +172,7 @@ def _connect(path: Path, limit: TimeLimit, *pragmas: str) -> sqlite3.Connection:
         check_same_thread=False,  # one thread at a time, but not the one that opened it
         cached_statements=512,
     )
-    connection.set_progress_handler(limit.passed, _STEPS_PER_LOOK)
+    connection.set_progress_handler(has_had_enough, steps)
     try:
         for pragma in (f"busy_timeout = {_BUSY_MS}", "cell_size_check = ON", *pragmas):
             connection.execute(f"PRAGMA {pragma}")
