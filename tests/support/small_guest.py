@@ -40,10 +40,10 @@ _BOOT_SECTOR: Final = bytes.fromhex(
 ).ljust(510, b"\0") + bytes.fromhex("55aa")
 
 
-async def make_bootable(image: Path, *, format: str) -> None:
+async def make_bootable(image: Path, image_format: str) -> None:
     """Write the guest into the first sector of a disk image that nobody has open."""
     sector = image.with_suffix(".sector")
     sector.write_bytes(_BOOT_SECTOR)
     write = f"write -q -s {sector} 0 {len(_BOOT_SECTOR)}"
-    await run([need("qemu-io"), "-f", format, "-c", write, image], timeout_s=60)
+    await run([need("qemu-io"), "-f", image_format, "-c", write, image], timeout_s=60)
     sector.unlink()

@@ -242,7 +242,7 @@ def _write_texts(connection: libvirt.virConnect, spec: DomainSpec) -> None:
         domain.setMetadata(kind, text or None, None, None, _LIVE)
     domain.setMetadata(
         libvirt.VIR_DOMAIN_METADATA_ELEMENT,
-        serialise(render_record(spec)),
+        serialise(render_record(spec, bare=True)),
         RECORD_KEY,
         RECORD_URI,
         _LIVE,

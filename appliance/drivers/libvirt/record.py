@@ -41,9 +41,13 @@ def clean_line(text: str) -> str:
     return " ".join(clean_text(text).split())
 
 
-def render_record(spec: DomainSpec) -> ET.Element:
-    """Return the element with the whole spec, as JSON in ASCII, which any text survives."""
-    record = ET.Element(_RECORD_TAG)
+def render_record(spec: DomainSpec, *, bare: bool = False) -> ET.Element:
+    """Return the element with the whole spec, as JSON in ASCII, which any text survives.
+
+    Args:
+        bare: without its namespace, which `virDomainSetMetadata` adds.
+    """
+    record = ET.Element("domain" if bare else _RECORD_TAG)
     record.text = json.dumps(msgspec.to_builtins(spec), ensure_ascii=True)
     return record
 

@@ -13,13 +13,15 @@ import pytest_asyncio
 from appliance.drivers.fake.node import NodeTraits, SimulatedNode
 from appliance.drivers.fake.storage import Internet, RemoteFile
 from appliance.drivers.fake.world import World
-from appliance.model.compute import Architecture
+from appliance.model.compute import Architecture, ComputeDriver
 from appliance.model.network import NetworkDriver
 from appliance.model.storage import LocalPool, RbdPool, StoragePoolRef
 from tests.contract.drivers.rig import MIB, Rig, StorageRig, some_id
+from tests.contract.drivers.rig_libvirt import libvirt_rig
 from tests.contract.drivers.rig_local_pool import local_pool_rig
 from tests.contract.drivers.rig_network import HostNetworkRig, linux_host, simulated_host
 from tests.support.clock import ManualClock
+from tests.support.libvirtd import Libvirtd, private_libvirtd
 
 _LOCAL: Final = LocalPool(directory="/var/lib/kowabunga/pool")
 _RBD: Final = RbdPool(pool="rbd", monitor_address="192.0.2.1", monitor_port=3300)
@@ -41,6 +43,9 @@ def fake_rig(world: World, node_id: str, storage_pool: StoragePoolRef) -> Rig:
     async def deafen_guest(domain_id: str) -> None:
         node.compute.deafen_guest(domain_id)
 
+    async def reopen_compute() -> ComputeDriver:
+        return fake_rig(world, node_id, storage_pool).compute
+
     return Rig(
         storage=node.storage,
         compute=node.compute,
@@ -55,6 +60,7 @@ def fake_rig(world: World, node_id: str, storage_pool: StoragePoolRef) -> Rig:
         grows_open_images=isinstance(storage_pool, RbdPool),
         grows_live=True,
         reopen=lambda: fake_rig(world, node_id, storage_pool),
+        reopen_compute=reopen_compute,
         kill_domain=kill_domain,
         shut_guest_down=shut_guest_down,
         deafen_guest=deafen_guest,
@@ -62,10 +68,20 @@ def fake_rig(world: World, node_id: str, storage_pool: StoragePoolRef) -> Rig:
     )
 
 
-@pytest.fixture(params=["fake-local", "fake-rbd"])
-def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Rig]:
-    with World(tmp_path / "world.db") as world:
-        yield fake_rig(world, some_id(), _LOCAL if request.param == "fake-local" else _RBD)
+@pytest.fixture(scope="session")
+def libvirtd() -> Generator[Libvirtd]:
+    with private_libvirtd() as libvirtd:
+        yield libvirtd
+
+
+@pytest_asyncio.fixture(params=["fake-local", "fake-rbd", "libvirt"])
+async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Rig]:
+    if request.param == "libvirt":
+        async with libvirt_rig(request.getfixturevalue("libvirtd"), tmp_path) as rig:
+            yield rig
+    else:
+        with World(tmp_path / "world.db") as world:
+            yield fake_rig(world, some_id(), _LOCAL if request.param == "fake-local" else _RBD)
 
 
 @pytest_asyncio.fixture(params=["fake-local", "fake-rbd", "local"])

@@ -90,6 +90,7 @@ class Rig(StorageRig):
         grows_open_images: a pool's image can grow, and be kept as a snapshot, while a domain has
             it open.
         grows_live: a running domain takes more processors and memory.
+        reopen_compute: return a driver made anew over the same host, likewise.
         kill_domain: let the domain's process die.
         shut_guest_down: let the guest power off by itself.
         deafen_guest: let the guest ignore the power button.
@@ -103,6 +104,7 @@ class Rig(StorageRig):
     grows_open_images: bool
     grows_live: bool
     reopen: Callable[[], "Rig"]
+    reopen_compute: Callable[[], Awaitable[ComputeDriver]]
     kill_domain: Callable[[str], Awaitable[None]]
     shut_guest_down: Callable[[str], Awaitable[None]]
     deafen_guest: Callable[[str], Awaitable[None]]

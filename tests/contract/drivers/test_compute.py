@@ -428,10 +428,10 @@ class TestWithoutBeingAsked:
     async def test_domains_outlast_the_agent(self, rig: Rig, power: Power) -> None:
         spec = await define(rig, power)
         before = await domains(rig)
-        reopened = rig.reopen()
-        assert await domains(reopened) == before
-        assert (await reopened.compute.ensure_domain(spec)).change is Change.NONE
-        observed = await reopened.compute.ensure_power(spec.domain_id, Power.RUNNING)
+        reopened = await rig.reopen_compute()
+        assert await reopened.list_domains() == before
+        assert (await reopened.ensure_domain(spec)).change is Change.NONE
+        observed = await reopened.ensure_power(spec.domain_id, Power.RUNNING)
         assert observed.state is DomainState.RUNNING
 
 
