@@ -56,8 +56,7 @@ class HostNetworkDriver(Protocol):
 
         Raises:
             Conflict: the interface is not ours.
-            Busy: a running domain is plugged into it.
-            Stale: it has been ensured since.
+            Busy: a running domain is plugged into it, or it has been ensured since.
         """
         ...
 

@@ -67,6 +67,8 @@ async def _act(context: StepContext[Work]) -> Running:
             target=target("instance", instance_id),
         )
         return as_running(observed)
+    if action is PowerAction.START:
+        await define(context)  # after a reboot of the host its bridges are gone
     grace_s = GRACE_S if action is PowerAction.SHUTDOWN else 0
     return as_running(await ensure_power(context, action.desired, grace_s=grace_s))
 

@@ -14,9 +14,11 @@ import structlog
 from appliance.core.clock import Clock
 from appliance.core.errors import Busy, KowabungaError
 from appliance.model.compute import ObservedDomain
+from appliance.model.target import target
 from appliance.operations.engine import Engine
 from appliance.operations.operation import Origin
 from appliance.operations.step import OperationKind, Submission
+from appliance.resources.bridge import BRIDGES_CLEAR, WantedBridge, wanted_bridges
 from appliance.resources.instance import InstanceFacts, instance_facts
 from appliance.resources.instance_work import INSTANCE_DELETE, INSTANCE_UPDATE
 from appliance.resources.kompute import KomputeFacts, kompute_facts
@@ -50,6 +52,7 @@ from appliance.rpc.compute import COMPUTE_GET_HOST, COMPUTE_LIST_DOMAINS
 from appliance.rpc.gateway import AgentGateway
 from appliance.rpc.method import Nothing
 from appliance.rpc.methods import Event
+from appliance.rpc.network import NETWORK_LIST_BRIDGES
 from appliance.rpc.storage import STORAGE_GET_POOL_STATISTICS, StoragePoolParams
 from appliance.services.durable import Durable
 from appliance.services.jobs import Job, instance_job, kompute_job, template_job, volume_job
@@ -114,6 +117,7 @@ class Reconciler:
         try:
             for host in await self._durable.rows(ObservedHost, hosts_of_agent(agent_id)):
                 await self._look_at_host(agent_id, host)
+                await self._look_at_bridges(agent_id, host)
             for pool in await self._durable.rows(ObservedPool, pools_of_agent(agent_id)):
                 await self._look_at_pool(agent_id, pool)
         except KowabungaError as error:
@@ -159,6 +163,14 @@ class Reconciler:
         )
         for difference in differences:
             await self._act(difference)
+
+    async def _look_at_bridges(self, agent_id: str, host: ObservedHost) -> None:
+        seen = (await self._gateway.call(agent_id, NETWORK_LIST_BRIDGES, Nothing())).bridges
+        wanted = await self._durable.rows(WantedBridge, wanted_bridges(agent_id))
+        if {bridge.name for bridge in seen} - {bridge.name for bridge in wanted}:
+            held = target("kaktus", host.id)
+            job = Job(Work(host.id, host_agent=agent_id), (held,))
+            await self._submit(_submission(BRIDGES_CLEAR, job), held)
 
     async def _look_at_pool(self, agent_id: str, pool: ObservedPool) -> None:
         rows = await self._durable.rows(ExpectedImage, expected_images(pool.storage_pool_id))
@@ -213,15 +225,23 @@ class Reconciler:
             await self._alarm(name, difference.target, difference.detail)
 
     async def _mend(self, kind: str, object_id: str, *, going: bool) -> None:
+        held = target(kind, object_id)
         try:
             submission = await self._submission(kind, object_id, going=going)
+        except KowabungaError as error:
+            _log.warning("not_mended", target=held, problem=str(error))
+        else:
+            await self._submit(submission, held)
+
+    async def _submit(self, submission: Submission[Work], held: str) -> None:
+        try:
             operation_id = await self._engine.submit(submission)
         except Busy:
             return  # somebody is at work: the next look tells whether it sufficed
         except KowabungaError as error:
-            _log.warning("not_mended", target=f"{kind}/{object_id}", problem=str(error))
+            _log.warning("not_mended", target=held, problem=str(error))
             return
-        _log.info("mending", target=f"{kind}/{object_id}", operation_id=operation_id)
+        _log.info("mending", target=held, operation_id=operation_id)
 
     async def _submission(self, kind: str, object_id: str, *, going: bool) -> Submission[Work]:
         read, durable = self._durable.require, self._durable

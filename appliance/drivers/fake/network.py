@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from appliance.core.errors import Busy, Conflict, Invalid, Stale
+from appliance.core.errors import Busy, Conflict, Invalid
 from appliance.drivers.fake.faults import Faults
 from appliance.drivers.fake.world import World
 from appliance.model.network import (
@@ -79,7 +79,7 @@ class FakeHostNetworkDriver:
             self._refuse_foreign(name)
             bridge = self._bridges.find(name)
             if bridge and revision not in (None, bridge.revision):
-                raise Stale(f"bridge {name} has been asked for meanwhile", interface=name)
+                raise Busy(f"bridge {name} has been asked for meanwhile", interface=name)
             if self._bridges.is_used(name):
                 raise Busy(f"a running domain is plugged into bridge {name}", interface=name)
             self._bridges.remove(name)

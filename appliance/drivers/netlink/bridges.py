@@ -21,7 +21,7 @@ from typing import Final
 
 import structlog
 
-from appliance.core.errors import Busy, Conflict, Invalid, Stale, Unavailable
+from appliance.core.errors import Busy, Conflict, Invalid, Unavailable
 from appliance.drivers.netlink.links import Link, Links, LinkWorker
 from appliance.drivers.netlink.mark import Mark, new_mark, read_mark, write_mark
 from appliance.model.network import (
@@ -207,7 +207,7 @@ async def _ensure_absent(links: Links, *, name: str, revision: str | None) -> No
     mark = read_mark(bridge)
     assert mark is not None
     if revision is not None and revision != mark.revision:
-        raise Stale(f"bridge {name} has been asked for meanwhile", interface=name)
+        raise Busy(f"bridge {name} has been asked for meanwhile", interface=name)
     ports = [link for link in found.values() if link.master == bridge.index]
     own = [link for link in ports if link.kind == "vlan" and read_mark(link)]
     if any(link not in own and link.name != mark.uplink for link in ports):

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from appliance.core.errors import Busy, Conflict, Invalid, Stale
+from appliance.core.errors import Busy, Conflict, Invalid
 from appliance.model.network import (
     BridgeSpec,
     DnsRecord,
@@ -82,7 +82,7 @@ class TestBridge:
         await host.driver.ensure_bridge(BRIDGE)
         before = await revision(host.driver)
         await host.driver.ensure_bridge(BRIDGE)
-        with pytest.raises(Stale):
+        with pytest.raises(Busy):
             await host.driver.ensure_bridge_absent(BRIDGE.name, revision=before)
         now = await revision(host.driver)
         await host.driver.ensure_bridge_absent(BRIDGE.name, revision=now)
@@ -94,7 +94,7 @@ class TestBridge:
         before = await revision(host.driver)
         await host.driver.ensure_bridge_absent(BRIDGE.name)
         await host.driver.ensure_bridge(BRIDGE)
-        with pytest.raises(Stale):
+        with pytest.raises(Busy):
             await host.driver.ensure_bridge_absent(BRIDGE.name, revision=before)
 
 

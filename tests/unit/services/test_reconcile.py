@@ -16,6 +16,7 @@ from appliance.model.compute import (
     OsFamily,
 )
 from appliance.model.domain_state import DomainState
+from appliance.model.network import BridgeSpec
 from appliance.model.storage import RbdPool, VolumeSpec
 from appliance.operations.operation import Origin
 from appliance.resources.instance import INSTANCES
@@ -192,3 +193,53 @@ async def _stray_domain(cloud: Cloud, image_id: str) -> str:
     )
     await node.compute.ensure_domain(spec)
     return spec.domain_id
+
+
+async def bridges(cloud: Cloud) -> list[str]:
+    listed = await cloud.nodes[cloud.agents[0]].node.host_network.list_bridges()
+    return [bridge.name for bridge in listed.bridges]
+
+
+async def test_a_bridge_goes_with_the_last_machine_that_needs_it(cloud: Cloud) -> None:
+    first, second = await cloud.add_kompute("web"), await cloud.add_kompute("www")
+    made = await bridges(cloud)
+    assert made
+    for kompute, left in ((first, made), (second, [])):
+        await (await cloud.compute.komputes.delete(ASKED, str(kompute.id))).outcome()
+        await look(cloud)
+        assert await bridges(cloud) == left
+    assert await look(cloud) == 0
+
+
+async def test_the_bridge_of_a_stopped_machine_stays(cloud: Cloud) -> None:
+    made = await cloud.add_kompute("web")
+    begun = await cloud.compute.machines.act(ASKED, KOMPUTES, str(made.id), PowerAction.STOP)
+    await begun.outcome()
+    before = await bridges(cloud)
+    assert await look(cloud) == 0
+    assert await bridges(cloud) == before
+
+
+async def test_a_bridge_that_is_asked_for_meanwhile_stays(cloud: Cloud) -> None:
+    made = await cloud.add_kompute("web")
+    await (await cloud.compute.komputes.delete(ASKED, str(made.id))).outcome()
+    (name,) = await bridges(cloud)
+    gate = cloud.nodes.hold("network.ensure_bridge_absent")
+    await cloud.compute.reconciler.look(cloud.agents[0])
+    await cloud.nodes[cloud.agents[0]].node.host_network.ensure_bridge(
+        BridgeSpec(name=name, vlan=0)
+    )
+    gate.open()
+    for operation in await cloud.engine.list():
+        await cloud.engine.wait(operation.id, 60)
+    assert await bridges(cloud) == [name]
+
+
+async def test_a_machine_is_started_though_its_bridge_is_gone(cloud: Cloud) -> None:
+    made = await cloud.add_kompute("web")
+    for action in (PowerAction.STOP, PowerAction.START):
+        begun = await cloud.compute.machines.act(ASKED, KOMPUTES, str(made.id), action)
+        await begun.outcome()
+        for name in await bridges(cloud) if action is PowerAction.STOP else ():
+            await cloud.nodes[cloud.agents[0]].node.host_network.ensure_bridge_absent(name)
+    assert (await domain(cloud)).state is DomainState.RUNNING
