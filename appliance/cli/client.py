@@ -209,9 +209,9 @@ def segment(text: str) -> str:
 
 def tls_of(connection: Connection) -> ssl.SSLContext:
     """Return how the server is verified: by the given certificates, or by the system's."""
-    return httpx.create_ssl_context(
-        verify=True if connection.ca_file is None else str(connection.ca_file), trust_env=False
-    )
+    if connection.ca_file is None:
+        return httpx.create_ssl_context(trust_env=False)
+    return ssl.create_default_context(cafile=connection.ca_file)
 
 
 def _local(connection: Connection) -> httpx.Client:
