@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from appliance.core.errors import KowabungaError, Problem, Stale
+from appliance.core.errors import Corrupt, KowabungaError, Problem, Stale
 from appliance.model.target import Fence
 from appliance.operations import sql
 from appliance.operations.equipment import Equipment
@@ -74,7 +74,17 @@ class Claim:
 
         Raises:
             ClaimLost: the claim does not hold any more.
+            Corrupt: the rows say what this release does not understand.
         """
+        try:
+            return await self._load()
+        except msgspec.MsgspecError as error:
+            raise Corrupt(
+                f"this release cannot read the operation: {error}",
+                hint="run the release that began it, or abandon it and look after what it left",
+            ) from error
+
+    async def _load(self) -> Job:
         rows = await fetch(
             self._store,
             Claimed,
@@ -125,6 +135,12 @@ class Claim:
             await self._write(statements)
         except Stale as stale:
             raise ClaimLost from stale
+
+    async def show(self, trouble: KowabungaError) -> None:
+        """Show why nothing can be tried at all; raises as `commit` does."""
+        await self.commit(
+            sql.show_problem(self.operation_id, trouble.to_problem(), self.elapsed_ms())
+        )
 
     async def record_failure(self, job: Job, trouble: KowabungaError) -> None:
         """Count a failed try and show why."""

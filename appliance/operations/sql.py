@@ -226,6 +226,13 @@ def record_failure(
     )
 
 
+def show_problem(operation_id: str, problem: Problem, elapsed_ms: int) -> Statement:
+    return Statement(
+        "UPDATE operation SET problem = ?, elapsed_ms = ?, beat = beat + 1 WHERE id = ?",
+        (encode(problem), elapsed_ms, operation_id),
+    )
+
+
 def release(operation_id: str, agent_id: str, problem: Problem, elapsed_ms: int) -> Statement:
     return Statement(
         "UPDATE operation SET claimed_by = NULL, needs_agent = ?, problem = ?, elapsed_ms = ?,"

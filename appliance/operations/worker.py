@@ -82,9 +82,23 @@ class Worker:
                     _log.warning("operation_interrupted", problem=str(error))
                 else:
                     _log.exception("operation_stuck")
+                    await self._show_stuck(error)
                 await self._pause(self._equipment.settings.undo_backoff.delay_s(failures))
                 continue
             return
+
+    async def _show_stuck(self, error: Exception) -> None:
+        """Let whoever looks at the operation see it; what is wrong now, the next try meets too."""
+        trouble = (
+            error
+            if isinstance(error, KowabungaError)
+            else KowabungaError(
+                f"it cannot go on: {type(error).__name__}",
+                hint=f"a fault of the program: its log tells more of {self.claim.operation_id}",
+            )
+        )
+        with suppress(ClaimLost, KowabungaError):
+            await self.claim.show(trouble)
 
     async def _work(self) -> None:
         job = await self._load()

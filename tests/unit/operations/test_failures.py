@@ -322,3 +322,35 @@ async def test_a_fault_of_the_engine_is_logged_and_the_worker_begins_anew(lab: L
         operation = await lab.run(engine, a_submission(kind))
     assert operation.state is State.DONE
     assert "operation_stuck" in [entry["event"] for entry in logs]
+
+
+async def test_an_operation_that_cannot_be_read_shows_it_and_can_be_abandoned(lab: Lab) -> None:
+    kind = Flaky(Unavailable("away")).kind(budget_s=1e6)
+    first = await lab.engine(kind)
+    operation_id = await lab.do(first.submit(a_submission(kind)))
+    await lab.kill(first)
+    await lab.store.real.batch([Statement("UPDATE operation SET arguments = '[]'")])
+    engine = await lab.engine(kind, alone=True)
+    stuck = await lab.until_state(
+        engine,
+        operation_id,
+        lambda operation: operation.problem is not None and operation.problem.code == "corrupt",
+    )
+    assert stuck.problem is not None
+    assert "cannot read the operation" in stuck.problem.detail
+    assert "abandon" in (stuck.problem.hint or "")
+    abandoned = await lab.do(engine.abandon(operation_id))
+    assert abandoned.operation.state is State.ABANDONED
+
+
+async def test_a_fault_of_the_engine_is_shown_while_it_lasts(lab: Lab) -> None:
+    kind = kind_of(Step("a", nothing), Step("b", nothing), budget_s=1e6)
+    engine = await lab.engine(kind)
+    impossible = KowabungaError("impossible")
+    lab.store.faults.extend(Fault("INSERT INTO operation_step", impossible) for _ in range(9))
+    operation_id = await lab.do(engine.submit(a_submission(kind)))
+    shown = await lab.until_state(engine, operation_id, lambda one: one.problem is not None)
+    assert shown.problem is not None
+    assert shown.problem.detail == "impossible"
+    operation = await lab.do(engine.wait(operation_id, 1e6))
+    assert operation.state is State.DONE
