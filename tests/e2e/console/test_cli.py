@@ -17,7 +17,7 @@ from websockets.exceptions import InvalidStatus
 
 from tests.e2e.console.conftest import Machine, dial
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 _WAIT_S = 60.0
 _LEAVE = b"\x1d"
 

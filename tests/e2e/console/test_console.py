@@ -15,7 +15,7 @@ from websockets.sync.client import ClientConnection
 from tests.e2e.console.conftest import EXT, Machine, dial, make_machine
 from tests.support.simulation import simulation
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 _WAIT_S = 60.0
 
 
@@ -126,7 +126,7 @@ def test_a_token_that_nobody_gave_opens_nothing(machine: Machine) -> None:
 
 
 def test_only_who_is_known_gets_a_token(machine: Machine) -> None:
-    with httpx.Client(base_url=machine.server.url, trust_env=False) as stranger:
+    with httpx.Client(base_url=machine.server.url, trust_env=False, timeout=60) as stranger:
         assert machine.ask("serial", client=stranger).status_code == 401
         assert stranger.get(f"/api/v1/instance/{machine.instance}/connect").status_code == 401
 
@@ -221,7 +221,7 @@ def test_the_url_is_the_public_one_if_there_is_one(machine: Machine) -> None:
 def test_who_comes_by_the_local_socket_gets_an_address_of_this_machine(machine: Machine) -> None:
     local = str(machine.server.key_file.parent / "state/run/api.sock")
     with httpx.Client(
-        transport=httpx.HTTPTransport(uds=local), base_url="http://localhost"
+        transport=httpx.HTTPTransport(uds=local), base_url="http://localhost", timeout=60
     ) as client:
         url = machine.ask("serial", client=client).json()["url"]
     assert url.startswith(machine.server.url.replace("http", "ws"))

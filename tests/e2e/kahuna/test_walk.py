@@ -28,7 +28,7 @@ def test_a_simulated_cloud_survives_a_kill_and_keeps_everything(place: Place) ->
     port, key = free_port(), place.directory / "master.key"
     url = f"http://127.0.0.1:{port}"
     first = place.simulation(f"127.0.0.1:{port}", key)
-    assert httpx.get(f"{url}/healthz").json() == {"status": "ok", "store": "ok"}
+    assert httpx.get(f"{url}/healthz", timeout=60).json() == {"status": "ok", "store": "ok"}
     place.cli("settings", "set", "smtp.host", "smtp.example.org")
     agent_id = place.ask("agent", "enrol", "k1", "--type", "Kaktus")["id"]
     until_now(lambda: place.connected(agent_id), "the agent is played")
@@ -121,7 +121,7 @@ def test_stopping_with_open_sockets_and_endless_answers_is_quick_and_clean(place
     agent.until("agent is up")
     (agent_id,) = place.cli("agent", "list", "-o", "name").split()
     with (
-        httpx.Client(transport=httpx.HTTPTransport(uds=str(place.socket))) as client,
+        httpx.Client(transport=httpx.HTTPTransport(uds=str(place.socket)), timeout=60) as client,
         client.stream(
             "GET", f"http://localhost/api/ext/v1/agents/{agent_id}/log?follow=true"
         ) as following,

@@ -222,7 +222,7 @@ class TestStall:
         with pytest.raises(asyncio.CancelledError):
             await stalled
 
-    @pytest.mark.parametrize("stall_s", [0.5])
+    @pytest.mark.parametrize("stall_s", [3.0])  # a busy machine must not look stalled
     async def test_is_given_up_and_goes_on_later(self, bench: Bench) -> None:
         template_id = some_id()
         with pytest.raises(Unavailable, match="sent nothing"):

@@ -59,7 +59,7 @@ def packages() -> list[Path]:
     return [Path(str(module.__file__)).parent for module in modules]
 
 
-@pytest.mark.timeout(300)  # a guest without KVM on a busy machine
+@pytest.mark.timeout(600)  # a guest without KVM on a busy machine
 async def test_vnets_leave_the_node_with_their_tags_and_arrive_by_them(tmp_path: Path) -> None:
     path = tmp_path / "uplink"
     plugged: asyncio.Future[Switch] = asyncio.get_running_loop().create_future()
