@@ -3,14 +3,16 @@
 A composition root. What identity and which Kahuna it is, `agent/identity.py` finds out.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from appliance.agent.client import AgentClient, agent_lock
+from appliance.agent.compute import EventSender
 from appliance.agent.dial import WebSocketDialer
-from appliance.agent.dispatch import Dispatcher
+from appliance.agent.dispatch import Dispatcher, Handler
 from appliance.agent.fences import FenceBook
 from appliance.agent.handlers import base_handlers, read_boot_id
 from appliance.agent.identity import (
@@ -20,13 +22,14 @@ from appliance.agent.identity import (
     read_credential_file,
 )
 from appliance.agent.logring import LogRing
-from appliance.agent.streams import log_stream
+from appliance.agent.streams import StreamKind, log_stream
 from appliance.core.clock import Clock, SystemClock
 from appliance.core.files import ensure_private_directory, write_atomic
 from appliance.core.logs import copied_to
 from appliance.core.version import VERSION
 from appliance.model.agent import AgentType
 from appliance.rpc.hello import Greeting
+from appliance.rpc.methods import Event
 
 LOCAL_SOCKET: Final = Path("run/api.sock")  # of the Kahuna, below the state directory
 _CA: Final = "ca.pem"
@@ -59,7 +62,28 @@ class AgentRoleConfig:
         return self.state / "agent" / self.type.lower()
 
 
-async def run_agent(config: AgentRoleConfig, *, ready: Callable[[], None]) -> None:
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What an agent of some role answers beyond what every agent does."""
+
+    handlers: Mapping[str, Handler] = field(default_factory=dict[str, Handler])
+    streams: Mapping[str, StreamKind] = field(default_factory=dict[str, StreamKind])
+
+
+Drivers = Callable[[EventSender], AbstractAsyncContextManager[Served]]
+"""Open what the role drives, for the life of the block; it sends events through its argument."""
+
+
+@asynccontextmanager
+async def no_drivers(send_event: EventSender) -> AsyncGenerator[Served]:
+    """Serve nothing: the role's own work is not built yet."""
+    del send_event
+    yield Served()
+
+
+async def run_agent(
+    config: AgentRoleConfig, *, ready: Callable[[], None], drivers: Drivers = no_drivers
+) -> None:
     """Stay connected to every Kahuna until cancelled; `ready` is called on the first session.
 
     Raises:
@@ -74,10 +98,17 @@ async def run_agent(config: AgentRoleConfig, *, ready: Callable[[], None]) -> No
     with agent_lock(config.directory), copied_to(ring):
         identity, urls, ca_file = await _prepare(config, clock)
         boot_id = read_boot_id()
-        handlers = base_handlers(identity.agent_id, config.type, version=VERSION, boot_id=boot_id)
+        base = base_handlers(identity.agent_id, config.type, version=VERSION, boot_id=boot_id)
+        clients: list[AgentClient] = []
+
+        def send_event(event: Event) -> None:
+            for client in clients:
+                client.send_event(event)
+
         async with (
+            drivers(send_event) as served,
             FenceBook.open(config.directory / "fences.db") as fences,
-            Dispatcher(handlers, fences) as dispatcher,
+            Dispatcher({**base, **served.handlers}, fences) as dispatcher,
         ):
             client = AgentClient(
                 urls,
@@ -85,9 +116,10 @@ async def run_agent(config: AgentRoleConfig, *, ready: Callable[[], None]) -> No
                 dispatcher,
                 dialer=WebSocketDialer(ca_file),
                 clock=clock,
-                stream_kinds={"log": log_stream(ring, identity.agent_id)},
+                stream_kinds={"log": log_stream(ring, identity.agent_id), **served.streams},
                 on_connected=_once(ready),
             )
+            clients.append(client)
             await client.run()
 
 

@@ -98,6 +98,10 @@ async def _play(assignment: Assignment, reports: _Reports) -> None:
         await run_kahuna(
             kahuna_config(node), ready=lambda ready: reports.send(RoleState.RUNNING, ready.url)
         )
+    elif role is Role.KAKTUS:
+        from appliance.roles.kaktus import run_kaktus  # noqa: PLC0415
+
+        await run_kaktus(agent_config(role, node), node.kaktus, report=reports.send)
     else:
         from appliance.roles.agent_role import run_agent  # noqa: PLC0415
 

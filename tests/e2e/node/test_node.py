@@ -29,17 +29,17 @@ def processes(node: RealNode) -> list[int]:
 
 
 def test_one_command_makes_a_connected_node_and_again_changes_nothing(node: RealNode) -> None:
-    done = node.role("set", "kahuna,kaktus")
-    assert "roles are kahuna, kaktus" in done.stderr
-    assert "kaktus: running" in done.stderr
+    done = node.role("set", "kahuna,kiwi")
+    assert "roles are kahuna, kiwi" in done.stderr
+    assert "kiwi: running" in done.stderr
     assert done.stdout == ""
     assert "# a node of the tests\n" in node.files.config.read_text()
     (agent,) = node.agents()
-    assert (agent["type"], agent["credential"]) == ("Kaktus", "ed25519")
+    assert (agent["type"], agent["credential"]) == ("Kiwi", "ed25519")
     assert agent["sessions"]
 
     before = processes(node)
-    again = node.role("set", "kahuna,kaktus")
+    again = node.role("set", "kahuna,kiwi")
     assert again.stderr == "nothing to do\n"
     assert processes(node) == before
 
@@ -47,7 +47,7 @@ def test_one_command_makes_a_connected_node_and_again_changes_nothing(node: Real
     assert shown.splitlines()[0].split() == ["ROLE", "STATE", "SINCE", "DETAIL"]
     assert [line.split()[:2] for line in shown.splitlines()[1:]] == [
         ["kahuna", "running"],
-        ["kaktus", "running"],
+        ["kiwi", "running"],
     ]
 
     node.role("stop")
@@ -68,7 +68,7 @@ def test_a_change_by_hand_is_applied_and_a_broken_one_refused(node: RealNode) ->
     assert "kahuna  running" in shown.stdout
     assert processes(node)[1] == before
     assert '"node_file_refused"' in node.files.log.read_text()
-    refused = node.role("set", "kahuna,kaktus", code=2)
+    refused = node.role("set", "kahuna,kiwi", code=2)
     assert "kahuna.lisen" in refused.stderr
     assert "lisen:" in node.files.config.read_text()
 
@@ -87,17 +87,17 @@ def test_a_change_by_hand_is_applied_and_a_broken_one_refused(node: RealNode) ->
 def test_roles_die_with_their_supervisor_and_the_next_command_starts_it_again(
     node: RealNode,
 ) -> None:
-    node.role("set", "kahuna,kaktus")
+    node.role("set", "kahuna,kiwi")
     supervisor, *children = processes(node)
     os.kill(supervisor, signal.SIGKILL)
     until_now(lambda: not any(map(runs, children)), "the roles died")
     assert "nothing supervises this node" in node.role("show", code=11).stderr
-    assert "started the node's supervisor" in node.role("set", "kahuna,kaktus").stderr
+    assert "started the node's supervisor" in node.role("set", "kahuna,kiwi").stderr
     assert len(node.agents()) == 1
 
 
 def test_commands_at_the_same_time_end_in_one_of_their_wishes(node: RealNode) -> None:
-    wishes = ["kahuna", "kahuna,kaktus", "kaktus,kahuna"]
+    wishes = ["kahuna", "kahuna,kiwi", "kiwi,kahuna"]
     started = [node.start("role", "set", wish, *node.options) for wish in wishes]
     for command in started:
         with command:
@@ -116,6 +116,16 @@ def test_a_role_that_is_not_built_is_degraded(node: RealNode) -> None:
     assert "konvey: degraded: not built yet" in done.stderr
     node.role("set", "")
     assert node.role("show").stdout.splitlines()[1:] == []
+
+
+def test_kaktus_without_libvirt(node: RealNode) -> None:
+    socket = node.directory / "no-libvirt"
+    with node.files.config.open("a") as file:
+        file.write(f"kaktus: {{libvirt_uri: 'qemu+unix:///system?socket={socket}'}}\n")
+    done = node.role("set", "kahuna,kaktus", code=11)
+    assert "kaktus: degraded: libvirt" in done.stderr
+    (agent,) = node.agents()
+    assert (agent["type"], bool(agent["sessions"])) == ("Kaktus", True)
 
 
 def test_an_address_that_is_taken_is_named(node: RealNode) -> None:
@@ -173,11 +183,11 @@ ip link set lo up
 for place in /run /var/lib /etc/kowabunga; do
   mkdir -p "$place" && mount -t tmpfs -o mode=755 tmpfs "$place"
 done
-"$1" role set kahuna,kaktus
-test "$(cat /etc/kowabunga/node.yaml)" = "roles: [kahuna, kaktus]"
+"$1" role set kahuna,kiwi
+test "$(cat /etc/kowabunga/node.yaml)" = "roles: [kahuna, kiwi]"
 test "$(stat -c %a /var/lib/kowabunga)" = 700
 "$1" agent list
-"$1" role set kahuna,kaktus
+"$1" role set kahuna,kiwi
 "$1" role stop
 """
 

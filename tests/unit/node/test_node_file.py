@@ -80,7 +80,7 @@ _REFUSED = [
         "roles: [kaktus]\nkaktus:\n  kahunas: [wss://k:8443/ws]\n", "2:1",
         "kaktus.credential_file", "only the Kahuna of the same node", "kowabunga agent credential",
     ),
-    ("kaktus:\n  pool_roots: [/srv/a, /]\n", "2:24", "kaktus.pool_roots[1]", "no directory of", "/srv"),
+    ("kaktus:\n  pool_roots: [/srv/a, /]\n", "2:24", "kaktus.pool_roots[1]", "no directory", ""),
     ("kaktus: {pool_roots: [/a/../b]}\n", "1:23", "kaktus.pool_roots[0]", "no directory of", ""),
     ("kaktus: {libvirt_uri: 'qemu+tcp://x/system'}\n", "1:10", "kaktus.libvirt_uri", "of this", ""),
     ("kaktus: {acceleration: fast}\n", "1:10", "kaktus.acceleration", "Invalid enum", "auto, kvm"),
