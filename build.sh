@@ -7,13 +7,14 @@ readonly SYSTEM_PYTHON=/usr/bin/python3 # rados, rbd and libvirt exist only for 
 readonly BIN=.venv/bin
 readonly STAMP=.venv/.set-up
 readonly UV=uv==0.13.9 # writes the lock files; nothing else uses it
-readonly SOURCES=(appliance bundle docs tests)
-readonly SCRIPTS=(build.sh .ci/run tests/integration/systemd/boot.sh)
+readonly SOURCES=(appliance bundle demo docs tests)
+readonly SCRIPTS=(build.sh .ci/run demo/guest-image tests/integration/systemd/boot.sh)
 
 usage() {
   cat <<'END'
 usage: ./build.sh VERB [ARGUMENTS]
 
+  demo     a node and a virtual machine on it, as root; ARGUMENTS: [up|down|status] [--image URL]
   setup    make .venv as locked (the other verbs do it by themselves)
   fmt      format the code
   lint     formatter, linter, shellcheck
@@ -27,7 +28,7 @@ usage: ./build.sh VERB [ARGUMENTS]
   lock     lock the dependencies anew
   clean    remove everything that can be made again
 
-  demo, image and hwtest are not built yet.
+  image and hwtest are not built yet.
 END
 }
 
@@ -161,6 +162,32 @@ docs() {
   "$BIN/python" docs/generate.py
 }
 
+demo() {
+  if [[ ${1:-up} != down && ${1:-up} != status ]]; then
+    local missing=() package
+    for package in $(demo_packages); do
+      dpkg-query -W -f '${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
+    done
+    [[ ${#missing[@]} -eq 0 ]] || need_packages "${missing[@]}"
+    setup
+    up_to_date dist/kowabunga || zipapp
+  fi
+  "$SYSTEM_PYTHON" -m demo "$@"
+}
+
+# What the demo calls, and what builds the guest's image.
+demo_packages() {
+  local qemu=qemu-system-x86
+  [[ $(uname -m) != aarch64 ]] || qemu='qemu-system-arm qemu-efi-aarch64'
+  echo iproute2 nftables openssh-client libvirt-daemon libvirt-daemon-driver-qemu python3-libvirt "$qemu" qemu-utils
+  echo dosfstools e2fsprogs fdisk mmdebstrap mtools
+}
+
+# Whether nothing that goes into the executable is newer than it.
+up_to_date() {
+  [[ -x $1 && -z $(find appliance bundle requirements pyproject.toml -newer "$1" -name '*.*' -not -name '*.pyc' -print -quit) ]]
+}
+
 lock() {
   setup
   "$BIN/python" -m pip --quiet --disable-pip-version-check install "$UV"
@@ -179,10 +206,10 @@ main() {
   local verb=${1:-help}
   [[ $# -eq 0 ]] || shift
   case $verb in
-    setup | fmt | lint | types | arch | check | bench | zipapp | lock | docs | clean) "$verb" "$@" ;;
+    setup | demo | fmt | lint | types | arch | check | bench | zipapp | lock | docs | clean) "$verb" "$@" ;;
     test) run_tests "$@" ;;
     help | -h | --help) usage ;;
-    demo | image | hwtest) die "$verb is not built yet" ;;
+    image | hwtest) die "$verb is not built yet" ;;
     *)
       usage >&2
       exit 2
