@@ -40,12 +40,12 @@ exec unshare --mount --net --pid --fork --mount-proc --kill-child sh -c '
     set -e
     mount --make-rprivate /
     mount -t tmpfs -o mode=755 run /run
+    mount --bind "$1/log" /var/log
     mkdir -p /run/libvirt /var/cache/libvirt /var/log/libvirt
     mount --bind "$1/run" /run/libvirt
     mount --bind "$2" /var/cache/libvirt
     mount --bind "$1/etc" /etc/libvirt
     mount --bind "$1/lib" /var/lib/libvirt
-    mount --bind "$1/log" /var/log/libvirt
     ip link set lo up
     echo > "$1/ready"
     exec env --ignore-signal=CHLD cat # what is left to this process leaves no zombie

@@ -198,7 +198,10 @@ def _prepare(
 
 
 def _is_alive(connection: libvirt.virConnect) -> bool:
-    return bool(connection.isAlive())
+    try:
+        return bool(connection.isAlive())
+    except libvirt.libvirtError:  # closed meanwhile
+        return False
 
 
 def _release(connection: libvirt.virConnect) -> None:

@@ -44,8 +44,7 @@ def clean_line(text: str) -> str:
 def render_record(spec: DomainSpec, *, bare: bool = False) -> ET.Element:
     """Return the element with the whole spec, as JSON in ASCII, which any text survives.
 
-    Args:
-        bare: without its namespace, which `virDomainSetMetadata` adds.
+    A bare one lacks its namespace, for `virDomainSetMetadata`, which adds it.
     """
     record = ET.Element("domain" if bare else _RECORD_TAG)
     record.text = json.dumps(msgspec.to_builtins(spec), ensure_ascii=True)

@@ -1,0 +1,190 @@
+"""What domains are like on a real libvirtd, beyond what every driver does."""
+
+import xml.etree.ElementTree as ET
+from collections.abc import Generator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import libvirt
+import msgspec
+import pytest
+
+from appliance.core.clock import SystemClock
+from appliance.core.errors import NotFound
+from appliance.drivers.libvirt.compute import LibvirtCompute
+from appliance.drivers.libvirt.definition import console_log
+from appliance.drivers.libvirt.record import domain_uuid
+from appliance.model.compute import Architecture, Change, DomainSpec, InterfaceSpec, OsFamily
+from appliance.model.domain_state import DomainState, Power
+from tests.contract.drivers.rig import BRIDGE, Rig, some_id
+from tests.contract.drivers.rig_libvirt import RecordedPorts
+from tests.support.libvirtd import Libvirtd
+from tests.support.needs import need
+from tests.support.small_guest import READY
+from tests.support.wait import until
+
+HOSTILE = "</title><devices/>&amp;'\" \x00\x1b\ud7ff\ufffe\uffff \U0001f995 \r\n\t]]>"
+
+
+@contextmanager
+def raw(libvirtd: Libvirtd) -> Generator[libvirt.virConnect]:
+    """Look at libvirt without the driver."""
+    with closing(libvirt.open(libvirtd.uri)) as connection:
+        yield connection
+
+
+def live_xml(libvirtd: Libvirtd, domain_id: str) -> ET.Element:
+    with raw(libvirtd) as connection:
+        return ET.fromstring(connection.lookupByUUIDString(domain_uuid(domain_id)).XMLDesc())
+
+
+def addresses(domain: ET.Element) -> dict[str | None, dict[str, str]]:
+    found = dict[str | None, dict[str, str]]()
+    for disk in domain.findall("devices/disk[@device='disk']"):
+        address, target = disk.find("address"), disk.find("target")
+        assert address is not None
+        assert target is not None
+        found[disk.findtext("serial")] = {**address.attrib, "target": target.get("dev", "")}
+    return found
+
+
+async def start(rig: Rig, spec: DomainSpec) -> None:
+    await rig.compute.ensure_domain(spec)
+    await rig.compute.ensure_power(spec.domain_id, Power.RUNNING)
+
+
+async def stop(rig: Rig, spec: DomainSpec) -> None:
+    await rig.compute.ensure_power(spec.domain_id, Power.STOPPED)
+
+
+async def test_any_name_and_description_are_carried(rig: Rig) -> None:
+    spec = msgspec.structs.replace(await rig.spec(), name=HOSTILE, description=HOSTILE)
+    await start(rig, spec)
+    (observed,) = await rig.compute.list_domains()
+    assert observed.name == HOSTILE
+    again = msgspec.structs.replace(spec, name=f"{HOSTILE}!", description="")
+    assert (await rig.compute.ensure_domain(again)).change is Change.LIVE
+    assert (await rig.compute.get_domain(spec.domain_id)).name == f"{HOSTILE}!"
+
+
+async def test_a_disk_keeps_its_place_when_another_goes(rig: Rig, libvirtd: Libvirtd) -> None:
+    disks = [rig.disk(await rig.volume()) for _ in range(3)]
+    spec = msgspec.structs.replace(await rig.spec(), disks=tuple(disks))
+    await start(rig, spec)
+    before = addresses(live_xml(libvirtd, spec.domain_id))
+    fewer = msgspec.structs.replace(spec, disks=(disks[0], disks[2]), generation=2)
+    assert (await rig.compute.ensure_domain(fewer)).change is Change.LIVE
+    await stop(rig, spec)
+    await rig.compute.ensure_power(spec.domain_id, Power.RUNNING)
+    after = addresses(live_xml(libvirtd, spec.domain_id))
+    assert after == {disk.image_id: before[disk.image_id] for disk in (disks[0], disks[2])}
+
+
+async def test_nothing_listens_on_the_network(rig: Rig, libvirtd: Libvirtd) -> None:
+    await start(rig, await rig.spec())
+    assert libvirtd.run("ss", "-H", "-l", "-t", "-u", "-n") == ""
+
+
+async def test_the_serial_line_is_kept_over_restarts(rig: Rig, libvirtd: Libvirtd) -> None:
+    spec = await rig.spec()
+    await start(rig, spec)
+    await stop(rig, spec)
+    await rig.compute.ensure_power(spec.domain_id, Power.RUNNING)
+    log = console_log(libvirtd.directory / "consoles", spec.domain_id)
+    assert log.read_bytes().count(READY) == 2
+
+
+async def test_domains_of_others_are_neither_listed_nor_touched(
+    rig: Rig, libvirtd: Libvirtd
+) -> None:
+    foreign_id = some_id()
+    foreign = f"""<domain type='qemu'><name>{foreign_id}</name><memory unit='MiB'>64</memory>
+        <os><type arch='x86_64' machine='q35'>hvm</type></os></domain>"""
+    with raw(libvirtd) as connection:
+        domain = connection.defineXMLFlags(foreign)
+        try:
+            domain.create()
+            assert await rig.compute.list_domains() == []
+            assert await rig.compute.list_statistics() == []
+            with pytest.raises(NotFound):
+                await rig.compute.ensure_power(foreign_id, Power.STOPPED)
+            await rig.compute.ensure_domain_absent(foreign_id)
+            assert domain.isActive()
+        finally:
+            domain.destroy()
+            domain.undefineFlags()
+
+
+async def test_windows_gets_firmware_and_tpm_and_leaves_nothing(
+    rig: Rig, libvirtd: Libvirtd
+) -> None:
+    before = files_of_libvirt(libvirtd)
+    spec = msgspec.structs.replace(await rig.spec(), os=OsFamily.WINDOWS)
+    await rig.compute.ensure_domain(spec)
+    await rig.compute.ensure_power(spec.domain_id, Power.PAUSED)
+    domain = live_xml(libvirtd, spec.domain_id)
+    assert domain.findtext("os/loader", "").endswith(".fd")
+    assert domain.find("devices/tpm") is not None
+    assert domain.find("clock[@offset='localtime']") is not None
+    assert files_of_libvirt(libvirtd) > before
+    await rig.compute.ensure_domain_absent(spec.domain_id)
+    assert files_of_libvirt(libvirtd) == before
+
+
+def files_of_libvirt(libvirtd: Libvirtd) -> set[Path]:
+    """Return what libvirt keeps about domains, besides what they logged."""
+    places = (libvirtd.directory / "lib", libvirtd.directory / "etc")
+    return {file for place in places for file in place.rglob("*") if file.is_file()}
+
+
+async def test_a_changed_medium_is_in_the_drive_at_once(rig: Rig, libvirtd: Libvirtd) -> None:
+    def medium() -> str | None:
+        source = live_xml(libvirtd, spec.domain_id).find("devices/disk[@device='cdrom']/source")
+        return None if source is None else source.get("file")
+
+    spec = await rig.spec()
+    await start(rig, spec)
+    assert medium() is None
+    seed = rig.disk(await rig.volume())
+    seeded = msgspec.structs.replace(spec, seed=seed, generation=2)
+    assert (await rig.compute.ensure_domain(seeded)).change is Change.LIVE
+    assert medium() == (await rig.storage.locate(rig.storage_pool, seed.image_id)).path
+    assert (await rig.compute.ensure_domain(spec)).change is Change.LIVE
+    assert medium() is None
+
+
+async def test_a_card_moves_to_another_bridge_live(rig: Rig, libvirtd: Libvirtd) -> None:
+    other = msgspec.structs.replace(BRIDGE, name="kwtest1")
+    await rig.host_network.ensure_bridge(other)
+    spec = await rig.spec()
+    await start(rig, spec)
+    card = InterfaceSpec(mac=spec.interfaces[0].mac, bridge=other.name)
+    moved = msgspec.structs.replace(spec, interfaces=(card,), generation=2)
+    assert (await rig.compute.ensure_domain(moved)).change is Change.LIVE
+    port = "kw" + card.mac.replace(":", "")
+    assert port in libvirtd.run("ip", "-o", "link", "show", "master", other.name)
+    await rig.host_network.ensure_bridge_absent(BRIDGE.name)
+
+
+async def test_a_guest_of_aarch64_boots_its_firmware(
+    rig: Rig, libvirtd: Libvirtd, tmp_path: Path
+) -> None:
+    need("qemu-system-aarch64")
+    sockets = libvirtd.directory / "consoles"
+    spec = msgspec.structs.replace(await rig.spec(), architecture=Architecture.AARCH64)
+    async with LibvirtCompute(
+        libvirtd.uri,
+        locate=rig.storage.locate,
+        ports=RecordedPorts(),
+        directory=sockets,
+        accelerated=False,
+        architecture=Architecture.AARCH64,
+        clock=SystemClock(),
+        has_bridge=lambda _: True,
+    ) as compute:
+        await compute.ensure_domain(spec)
+        observed = await compute.ensure_power(spec.domain_id, Power.RUNNING)
+        assert observed.state is DomainState.RUNNING
+        log = console_log(sockets, spec.domain_id)
+        await until(lambda: b"UEFI" in log.read_bytes(), "words of the firmware", timeout_s=100)
+        await compute.ensure_domain_absent(spec.domain_id)
