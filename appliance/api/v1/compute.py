@@ -82,15 +82,7 @@ def _working(
         return await begun.outcome()
 
     return Route(
-        method=method,
-        path=path,
-        operation_id=operation_id,
-        tags=tuple(tags.split()),
-        who=who,
-        call=call,
-        body=body,
-        answer=body,
-        query=query,
+        method, path, operation_id, tags, call, who=who, body=body, answer=body, query=query
     )
 
 
@@ -109,15 +101,7 @@ def _list_of_project(
             lambda parent_id: below(project_id, parent_id), parent, parent_id
         )
 
-    return Route(
-        method="GET",
-        path=path,
-        operation_id=operation_id,
-        tags=tuple(tags.split()),
-        who=_MEMBER,
-        call=call,
-        answer=list[str],
-    )
+    return Route("GET", path, operation_id, tags, call, who=_MEMBER, answer=list[str])
 
 
 def _state(view: AnyView, path: str, operation_id: str) -> Route:
@@ -125,13 +109,7 @@ def _state(view: AnyView, path: str, operation_id: str) -> Route:
         return await call.services.compute.machines.state(view, call.last_id)
 
     return Route(
-        method="GET",
-        path=path + "/state",
-        operation_id=operation_id,
-        tags=(view.kind,),
-        who=_MEMBER,
-        call=call,
-        answer=InstanceState,
+        "GET", path + "/state", operation_id, view.kind, call, who=_MEMBER, answer=InstanceState
     )
 
 
@@ -295,12 +273,12 @@ _INSTANCES: Final = (
     _working("DELETE", _INSTANCE, "DeleteInstance", "instance", _delete_instance, who=_MEMBER),
     _state(INSTANCES, _INSTANCE, "ReadInstanceState"),
     Route(
-        method="GET",
-        path=_INSTANCE + "/connect",
-        operation_id="ReadInstanceRemoteConnection",
-        tags=("instance",),
+        "GET",
+        _INSTANCE + "/connect",
+        "ReadInstanceRemoteConnection",
+        "instance",
+        _connect_instance,
         who=_MEMBER,
-        call=_connect_instance,
         answer=InstanceRemoteAccess,
     ),
     *_power(INSTANCES, _INSTANCE, "Instance"),

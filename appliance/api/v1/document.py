@@ -94,7 +94,7 @@ def describe(routes: Sequence[Route]) -> Json:
 def _operation(route: Route) -> Json:
     operation: Json = {
         "operationId": route.operation_id,
-        "tags": list(route.tags),
+        "tags": route.list_tags(),
         "parameters": [
             *(_path_parameter(name) for name in route.path_parameters),
             *(_query_parameter(query) for query in route.query),

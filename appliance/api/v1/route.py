@@ -6,7 +6,7 @@ from it. Answers are encoded here, so that no key can be added on the way.
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final, Literal, cast
 
 import msgspec
@@ -65,25 +65,29 @@ ROUTE: Final = "route"  # where a handler's `opt` keeps it
 Handler = Callable[[Call], Awaitable[object]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Route:
     """One operation of the contract.
 
     Attributes:
         path: as the contract writes it, below `/api/v1`: "/region/{regionId}/zone".
-        tags: the first names the client class that its users know.
+        tags: words with blanks between; the first names the client class that its users know.
         body, answer: Structs; an answer of `list` is a list of ids, None is an empty body.
     """
 
     method: Method
     path: str
     operation_id: str
-    tags: tuple[str, ...]
-    who: Allow
+    tags: str
     call: Handler
+    _: KW_ONLY
+    who: Allow
     body: type[msgspec.Struct] | None = None
     answer: type[msgspec.Struct] | type[list[str]] | None = None
     query: tuple[Query, ...] = ()
+
+    def list_tags(self) -> list[str]:
+        return self.tags.split()
 
     @property
     def path_parameters(self) -> list[str]:
@@ -124,7 +128,7 @@ def handler_of(route: Route) -> HTTPRouteHandler:
         http_method=route.method,
         status_code=route.status,
         operation_id=route.operation_id,
-        tags=route.tags,
+        tags=route.list_tags(),
         opt={**allow(route.who), ROUTE: route},
     )(handle)
 

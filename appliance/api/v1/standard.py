@@ -1,7 +1,7 @@
 """The routes of plain kinds: list, create, read, update, delete, make the default.
 
-They differ in nothing but the table of the kind, their place and who may call them. `tags` are
-words with blanks between; the last id in the path is that of the object or of its parent.
+They differ in nothing but the table of the kind, their place and who may call them. The last id in
+the path is that of the object or of its parent.
 """
 
 from collections.abc import Callable
@@ -24,15 +24,7 @@ def list_all(table: AnyView, path: str, operation_id: str, tags: str, *, who: Al
     async def call(call: Call) -> list[str]:
         return await call.services.catalog.list_ids(table)
 
-    return Route(
-        method="GET",
-        path=path,
-        operation_id=operation_id,
-        tags=tuple(tags.split()),
-        who=who,
-        call=call,
-        answer=list[str],
-    )
+    return Route("GET", path, operation_id, tags, call, who=who, answer=list[str])
 
 
 def list_below(
@@ -50,15 +42,7 @@ def list_below(
     async def call(call: Call) -> list[str]:
         return await call.services.catalog.list_below(below, parent, call.last_id)
 
-    return Route(
-        method="GET",
-        path=path,
-        operation_id=operation_id,
-        tags=tuple(tags.split()),
-        who=who,
-        call=call,
-        answer=list[str],
-    )
+    return Route("GET", path, operation_id, tags, call, who=who, answer=list[str])
 
 
 def create(
@@ -78,14 +62,7 @@ def create(
         return made
 
     return Route(
-        method="POST",
-        path=path,
-        operation_id=operation_id,
-        tags=tuple(tags.split()),
-        who=who,
-        call=call,
-        body=table.struct,
-        answer=table.struct,
+        "POST", path, operation_id, tags, call, who=who, body=table.struct, answer=table.struct
     )
 
 
@@ -93,15 +70,7 @@ def read(table: AnyView, path: str, operation_id: str, tags: str, *, who: Allow)
     async def call(call: Call) -> object:
         return await call.services.catalog.get(table, call.last_id)
 
-    return Route(
-        method="GET",
-        path=path,
-        operation_id=operation_id,
-        tags=tuple(tags.split()),
-        who=who,
-        call=call,
-        answer=table.struct,
-    )
+    return Route("GET", path, operation_id, tags, call, who=who, answer=table.struct)
 
 
 def read_part(
@@ -110,15 +79,7 @@ def read_part(
     async def call(call: Call) -> object:
         return await call.services.catalog.get_part(table, part, call.last_id)
 
-    return Route(
-        method="GET",
-        path=path,
-        operation_id=operation_id,
-        tags=tuple(tags.split()),
-        who=who,
-        call=call,
-        answer=part.struct,
-    )
+    return Route("GET", path, operation_id, tags, call, who=who, answer=part.struct)
 
 
 def update(
@@ -136,14 +97,7 @@ def update(
         return changed
 
     return Route(
-        method="PUT",
-        path=path,
-        operation_id=operation_id,
-        tags=tuple(tags.split()),
-        who=who,
-        call=call,
-        body=table.struct,
-        answer=table.struct,
+        "PUT", path, operation_id, tags, call, who=who, body=table.struct, answer=table.struct
     )
 
 
@@ -151,14 +105,7 @@ def delete(table: AnyTable, path: str, operation_id: str, tags: str, *, who: All
     async def call(call: Call) -> None:
         await call.services.catalog.delete(table, call.last_id)
 
-    return Route(
-        method="DELETE",
-        path=path,
-        operation_id=operation_id,
-        tags=tuple(tags.split()),
-        who=who,
-        call=call,
-    )
+    return Route("DELETE", path, operation_id, tags, call, who=who)
 
 
 def set_default(
@@ -168,11 +115,4 @@ def set_default(
         parent_id, object_id = call.path.values()
         await call.services.catalog.set_default(table, object_id, parent, parent_id)
 
-    return Route(
-        method="PATCH",
-        path=path,
-        operation_id=operation_id,
-        tags=tuple(tags.split()),
-        who=who,
-        call=call,
-    )
+    return Route("PATCH", path, operation_id, tags, call, who=who)

@@ -112,7 +112,7 @@ class _Served:
         body = self.route.body
         return {
             "id": self.handler.operation_id,
-            "tags": list(self.route.tags),
+            "tags": self.route.list_tags(),
             "parameters": [
                 *(
                     {"in": "path", "name": name, "required": True, "type": "string"}

@@ -36,16 +36,8 @@ async def _ask(
     async def authenticate(scope: Scope) -> Principal:
         return MASTER
 
-    route = Route(
-        method=method,
-        path="/a/{second}/b/{first}",
-        operation_id="Try",
-        tags=("a",),
-        who=Allow.SUPER_ADMIN,
-        call=call,
-        body=body,
-        query=_QUERY,
-    )
+    path = "/a/{second}/b/{first}"
+    route = Route(method, path, "Try", "a", call, who=Allow.SUPER_ADMIN, body=body, query=_QUERY)
     app = as_asgi(create_app(services, [handler_of(route)]))
     edge = Edge(app, authenticate=authenticate, hosts=None, clock=services.clock)
     transport = httpx.ASGITransport(app=edge, raise_app_exceptions=False)
