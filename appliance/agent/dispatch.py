@@ -1,8 +1,8 @@
 """From a method name and raw arguments to a handler, behind the fence.
 
 The rule for effectful methods: take the target's lock, admit and store the fence, then act, all
-inside the lock and never cut short. So once a newer command has been admitted, no older one is
-still acting: the newer waited for it to end.
+inside the lock and never cut short, but for methods that say that they give way. So once a newer
+command has been admitted, no older one is still acting: the newer waited for it to end.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from appliance.agent.fences import FenceBook
-from appliance.core.errors import Invalid, NotFound, Unavailable
+from appliance.core.errors import Cancelled, Invalid, NotFound, Unavailable
 from appliance.model.target import Fence
 from appliance.rpc.gateway import Command
 from appliance.rpc.method import AnyMethod
@@ -36,10 +36,29 @@ _WAITING: Final = 1024
 
 @dataclass(slots=True)
 class _Target:
-    """The lock of one target, kept while somebody holds or awaits it."""
+    """The lock of one target, kept while somebody holds or awaits it.
+
+    Attributes:
+        gives_way: what acts now and would end for a command of its fence or a higher one.
+    """
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     users: int = 0
+    gives_way: "_GivesWay | None" = None
+
+    def make_way(self, fence: Fence) -> None:
+        """End what acts, if it may be ended; once, since it may need a moment to clean up."""
+        acting = self.gives_way
+        if acting is not None and fence >= acting.fence and not acting.is_ended:
+            acting.is_ended = True
+            acting.effect.cancel()
+
+
+@dataclass(slots=True)
+class _GivesWay:
+    effect: "asyncio.Task[msgspec.Struct | Exception]"
+    fence: Fence
+    is_ended: bool = False
 
 
 _Key = tuple[str, str, str, Fence]
@@ -117,7 +136,7 @@ class Dispatcher:
             if len(self._in_flight) >= _WAITING:
                 raise Unavailable(f"{_WAITING} commands wait here already")
             effect = self._effects.create_task(
-                self._outcome(handler, params, command, key),
+                self._outcome(method, handler, params, command, key),
                 name=f"{method.name} {command.target}",
             )
             self._in_flight[key] = effect
@@ -128,18 +147,27 @@ class Dispatcher:
         return outcome
 
     async def _outcome(
-        self, handler: Handler, params: msgspec.Struct, command: Command, key: _Key
+        self,
+        method: AnyMethod,
+        handler: Handler,
+        params: msgspec.Struct,
+        command: Command,
+        key: _Key,
     ) -> msgspec.Struct | Exception:
         """Return an error instead of raising it, which would end every other effect."""
         target = self._targets.setdefault(command.target, _Target())
         target.users += 1
+        target.make_way(command.fence)
         try:
             async with target.lock:
                 await self._fences.admit(command.target, command.fence)
                 stored = self._answers.get(key)
                 if stored is not None:
                     return stored
-                result = await handler(params)
+                if method.gives_way:
+                    result = await self._act_until_another(target, handler, params, key)
+                else:
+                    result = await handler(params)
                 _log.info("command_done", method=key[0], target=command.target)
                 self._answers[key] = result
                 if len(self._answers) > _STORED_ANSWERS:
@@ -152,3 +180,20 @@ class Dispatcher:
             target.users -= 1
             if not target.users:
                 del self._targets[command.target]
+
+    async def _act_until_another(
+        self, target: _Target, handler: Handler, params: msgspec.Struct, key: _Key
+    ) -> msgspec.Struct:
+        """Run a handler that gives way; raises Cancelled when it did."""
+        _, _, about, fence = key
+        effect = self._in_flight[key]
+        target.gives_way = acting = _GivesWay(effect, fence)
+        try:
+            return await handler(params)
+        except asyncio.CancelledError:
+            # The end of the process cancels, too, and goes on.
+            if not acting.is_ended or effect.uncancel() > 0:
+                raise
+            raise Cancelled(f"a newer command for {about} took its place") from None
+        finally:
+            target.gives_way = None

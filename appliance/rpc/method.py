@@ -22,7 +22,11 @@ class TimeoutClass(float, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Method(Generic[P, R]):
-    """One method: `effectful` ones need a Command and pass the fence before they run."""
+    """One method: `effectful` ones need a Command and pass the fence before they run.
+
+    One that `gives_way` is ended by a newer command about its target, instead of holding it up: it
+    takes long, undoes or keeps what it began when it is cancelled, and a repeat goes on.
+    """
 
     name: str
     params: type[P]
@@ -31,6 +35,7 @@ class Method(Generic[P, R]):
     effectful: bool
     answered_by: Literal["agent", "kahuna", "both"]
     about: str
+    gives_way: bool = False
 
 
 # Any: tables mix methods of every parameter type; each user names its own method.

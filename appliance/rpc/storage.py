@@ -60,7 +60,7 @@ class ImageList(msgspec.Struct, frozen=True):
 STORAGE_IMPORT_TEMPLATE: Final = Method(
     "storage.import_template", TemplateImport, ObservedImage, TimeoutClass.DOWNLOAD,
     effectful=True, answered_by="agent",
-    about="Download a template into a storage pool; a repeat resumes.",
+    about="Download a template into a storage pool; a repeat resumes.", gives_way=True,
 )  # fmt: skip
 STORAGE_ENSURE_IMAGE: Final = Method(
     "storage.ensure_image", ImageEnsure, ObservedImage, TimeoutClass.NORMAL, effectful=True,

@@ -25,7 +25,10 @@ class Size(msgspec.Struct, frozen=True):
 
 GROW: AnyMethod = Method("grow", Size, Size, TimeoutClass.NORMAL, True, "agent", "Change it.")
 LOOK: AnyMethod = Method("look", Size, Size, TimeoutClass.FAST, False, "agent", "Only look.")
-METHODS = {method.name: method for method in (GROW, LOOK)}
+FETCH: AnyMethod = Method(
+    "fetch", Size, Size, TimeoutClass.NORMAL, True, "agent", "Takes long.", gives_way=True
+)
+METHODS = {method.name: method for method in (GROW, LOOK, FETCH)}
 
 
 def command(request_id: str, fence: int, about: str = VOLUME) -> Command:
@@ -231,3 +234,83 @@ async def test_what_cannot_be_served_is_refused_before_any_effect(
         with pytest.raises(error):
             await dispatcher.handle(name, params, carried)
     assert world.begun == []
+
+
+class TestGivingWay:
+    """An import, say, of a template that is deleted meanwhile."""
+
+    async def test_ends_for_a_newer_command_about_its_target(self, tmp_path: Path) -> None:
+        world, fetching = World(), World()
+        fetching.gate.clear()
+        handlers = {"grow": world.handle, "fetch": fetching.handle}
+        async with (
+            FenceBook.open(tmp_path / "fences.db") as fences,
+            Dispatcher(handlers, fences, methods=METHODS) as dispatcher,
+            asyncio.TaskGroup() as group,
+        ):
+            fetch = group.create_task(outcome(dispatcher, "fetch", command("a", 5)))
+            await until(lambda: fetching.begun, "the fetch to begin")
+            other = target("volume", "1" * 24)
+            await dispatcher.handle("grow", raw(1), command("b", 6, other))
+            older = group.create_task(outcome(dispatcher, "grow", command("c", 4)))
+            await settle()
+            assert not fetch.done()
+            await dispatcher.handle("grow", raw(3), command("d", 5))
+            assert (await fetch, await older) == ("cancelled", "stale")
+            assert (world.begun, fetching.ended) == ([1, 3], [])
+
+    async def test_lets_the_newer_one_wait_until_it_has_cleaned_up(self, tmp_path: Path) -> None:
+        order: list[str] = []
+        begun, cleaned = asyncio.Event(), asyncio.Event()
+
+        async def fetch(params: Size) -> Size:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await cleaned.wait()
+                order.append("cleaned")
+            return params
+
+        async def grow(params: Size) -> Size:
+            order.append("grown")
+            return params
+
+        async with (
+            FenceBook.open(tmp_path / "fences.db") as fences,
+            Dispatcher({"grow": grow, "fetch": fetch}, fences, methods=METHODS) as dispatcher,
+            asyncio.TaskGroup() as group,
+        ):
+            group.create_task(outcome(dispatcher, "fetch", command("a", 5)))
+            await begun.wait()
+            newer = [
+                group.create_task(outcome(dispatcher, "grow", command(request, 6)))
+                for request in ("b", "c")
+            ]
+            await settle()
+            assert order == []
+            cleaned.set()
+            assert [await each for each in newer] == ["ok", "ok"]
+        assert order == ["cleaned", "grown", "grown"]
+
+    async def test_ends_with_the_process_as_others_do(self, tmp_path: Path) -> None:
+        fetching = World()
+        fetching.gate.clear()
+        async with FenceBook.open(tmp_path / "fences.db") as fences:
+            async with Dispatcher(
+                {"fetch": fetching.handle}, fences, methods=METHODS
+            ) as dispatcher:
+                waiting = asyncio.get_running_loop().create_task(
+                    dispatcher.handle("fetch", raw(1), command("a", 5))
+                )
+                await until(lambda: fetching.begun, "the fetch to begin")
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+
+
+async def outcome(dispatcher: Dispatcher, method: str, wanted: Command) -> str:
+    try:
+        await dispatcher.handle(method, raw(0), wanted)
+    except KowabungaError as error:
+        return error.code
+    return "ok"

@@ -112,6 +112,21 @@ async def test_a_delete_stops_a_running_import(cloud: Cloud) -> None:
     assert await cloud.count("template") == 1
 
 
+async def test_a_delete_ends_a_download_that_the_node_is_at(cloud: Cloud) -> None:
+    endless = Internet(default=RemoteFile(8 * MIB), bytes_per_s=1)
+    for agent in cloud.agents:
+        await cloud.nodes.play(agent, NodeTraits(internet=endless, latency_s=0))
+    cloud.nodes.methods()
+    begun = await cloud.compute.templates.create(
+        ASKED, cloud.pool, Template(name="other", source=SOURCE)
+    )
+    await until(lambda: cloud.nodes.calls, "the import to be under way")
+    hidden = str(await cloud.value("SELECT id FROM template WHERE phase = 'creating'"))
+    await (await cloud.compute.templates.delete(ASKED, hidden)).outcome()
+    assert (await cloud.engine.get(str(begun.operation_id))).state is State.CANCELLED
+    assert await is_clean(cloud)
+
+
 async def test_the_same_import_attaches(cloud: Cloud) -> None:
     gate = cloud.nodes.hold("storage.import_template")
     same = Asked("master", "a" * 64)
