@@ -274,7 +274,8 @@ def _images_of_another_place(pool_id: str, _: str, pool: StoragePool) -> Stateme
         " WHEN coalesce(nullif(ceph_port, 0), ?) <> ? THEN 'ceph_port' END AS field"
         " FROM storage_pool WHERE id = ?) AS changed WHERE field IS NOT NULL"
         " AND (EXISTS (SELECT 1 FROM template WHERE storage_pool_id = changed.id)"
-        " OR EXISTS (SELECT 1 FROM volume WHERE storage_pool_id = changed.id))",
+        " OR EXISTS (SELECT 1 FROM volume WHERE storage_pool_id = changed.id)"
+        " OR EXISTS (SELECT 1 FROM instance WHERE seed_pool_id = changed.id))",
         (
             as_json(pool.agents),
             pool.pool,
@@ -291,8 +292,8 @@ def _refuse_another_place(pool: StoragePool, row: Row) -> None:
     field = str(row["field"])
     what = "the first monitor of ceph_address" if field == "ceph_address" else field
     raise Invalid(
-        f"{what} of storage pool {quoted(pool.name)} stays the same while templates or volumes are"
-        " in it: they would be looked for where they are not",
+        f"{what} of storage pool {quoted(pool.name)} stays the same while templates, volumes"
+        " or seeds of instances are in it: they would be looked for where they are not",
         field=field,
         hint="make another pool, or remove its volumes and templates first",
     )

@@ -212,7 +212,7 @@ async def test_a_ceph_pool_with_something_in_it_keeps_its_place(
     else:
         await add_volume(cloud, "data", pool)
     before = await cloud.catalog.get(STORAGE_POOLS, pool)
-    with pytest.raises(Invalid, match="stays the same while templates or volumes") as refused:
+    with pytest.raises(Invalid, match="stays the same while templates, volumes") as refused:
         await change_pool(cloud, pool, name="renamed", **change)
     assert refused.value.context["field"] == field
     assert refused.value.hint
@@ -239,7 +239,7 @@ async def test_a_local_pool_with_something_in_it_keeps_its_agent(cloud: Cloud) -
     await change_pool(cloud, pool, agents=[other], pool="any-name")  # it is empty
     await add_volume(cloud, "data", pool)
     await change_pool(cloud, pool, pool="any-other-name")
-    with pytest.raises(Invalid, match="stays the same while templates or volumes") as refused:
+    with pytest.raises(Invalid, match="stays the same while templates, volumes") as refused:
         await change_pool(cloud, pool, agents=[one])
     assert refused.value.context["field"] == "agents"
     assert (await cloud.catalog.get(STORAGE_POOLS, pool)).agents == [other]

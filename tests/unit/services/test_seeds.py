@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from appliance.core.errors import Conflict, KowabungaError
+from appliance.core.errors import Conflict, Invalid, KowabungaError
 from appliance.core.secret import Secret
 from appliance.core.unix_password import hash_unix_password
 from appliance.drivers.fake.node import SimulatedNode
@@ -374,3 +374,7 @@ async def test_a_pool_with_a_seed_in_it_stays(cloud: Cloud) -> None:
     await cloud.store.batch([Statement("UPDATE instance SET seed_pool_id = ?", (other,))])
     with pytest.raises(Conflict, match="seeds"):
         await cloud.catalog.delete(STORAGE_POOLS, other)
+    pool = await cloud.catalog.get(STORAGE_POOLS, other)
+    moved = msgspec.structs.replace(pool, pool="elsewhere")
+    with pytest.raises(Invalid, match="seeds"):
+        await cloud.catalog.update(STORAGE_POOLS, other, moved)
