@@ -5,7 +5,8 @@ else it sends is dropped, as are its answers of a DHCP server. That includes IPv
 is ever given to a card, so whatever a guest made up there would be spoofed. Router advertisements
 are thus dropped too. A router's card speaks anything from its own MAC address. No card sends
 VLAN tags, which on an untagged vnet would reach other vnets, or control frames of switches. A
-port "kw*" that no rule knows is mute. The node itself hears nothing from any guest.
+port "kw*" that no rule knows is mute. The node itself hears nothing from any guest and
+forwards nothing.
 
 The tables are ours alone, and each change replaces them as a whole in one transaction of the
 kernel: no frame meets half a rule set, and whatever was there before is gone.
@@ -159,16 +160,22 @@ def _guard(ports: Iterable[PortSpec]) -> list[Json]:
               _is(_field("ip", "daddr"), "255.255.255.255"),
               _is(_field("udp", "sport"), 68), _is(_field("udp", "dport"), 67), _ACCEPT),
         _rule("card_ip", *_DROP),
-        _chain("to_node", "input"),
-        _rule("to_node", _is(_PORT, f"{PORT_PREFIX}*"), *_DROP),
     ]  # fmt: skip
 
 
 def _shield() -> list[Json]:
-    """Return the chain by which the node hears nothing over a bridge, from this node or another."""
+    """Return the chains by which a bridge leads to nothing but its ports, in the inet family.
+
+    Not by what guests of this node send: those of others reach its bridges through the uplink.
+    """
+    from_bridge = _is({"meta": {"key": "iifgroup"}}, BRIDGE_GROUP)
+    # Where frames between ports are shown to this hook (br_netfilter), both ends are the bridge.
+    elsewhere = _is({"meta": {"key": "oifgroup"}}, BRIDGE_GROUP, "!=")
     return [
         _chain("to_node", "input"),
-        _rule("to_node", _is({"meta": {"key": "iifgroup"}}, BRIDGE_GROUP), *_DROP),
+        _rule("to_node", from_bridge, *_DROP),
+        _chain("through_node", "forward"),
+        _rule("through_node", from_bridge, elsewhere, *_DROP),
     ]
 
 

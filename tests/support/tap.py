@@ -6,6 +6,7 @@ import select
 import struct
 import subprocess
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final
 
@@ -51,6 +52,13 @@ class Tap:
 
     def receive_until(self, last: bytes) -> list[bytes]:
         """Return the frames that came before `last`."""
+        return self._receive_until(lambda frame: frame == last)
+
+    def receive_until_content(self, content: bytes) -> list[bytes]:
+        """Return the frames that came before one with this in it."""
+        return self._receive_until(lambda frame: content in frame)
+
+    def _receive_until(self, is_last: Callable[[bytes], bool]) -> list[bytes]:
         frames: list[bytes] = []
         end = time.monotonic() + _PATIENCE_S
         while True:
@@ -59,6 +67,6 @@ class Tap:
                 frame = os.read(self._fd, 65536)
             except BlockingIOError:
                 raise AssertionError(f"{self.name}: the frame did not come") from None
-            if frame == last:
+            if is_last(frame):
                 return frames
             frames.append(frame)

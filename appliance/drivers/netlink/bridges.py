@@ -35,11 +35,10 @@ from appliance.model.network import (
 _UNFINISHED: Final = "kowa.new"
 _SYSCTL: Final = Path("/proc/sys/net")
 # A bridge has no address, but Linux would answer on it for every address of the machine. With the
-# group, by which the packet filter drops what comes in, this keeps the node out of guests' reach.
+# group, by which the filter drops what is sent to the node, this keeps it out of guests' reach.
 _DEAF: Final = {
     "ipv6/conf/{}/disable_ipv6": "1",
     "ipv4/conf/{}/arp_ignore": "8",
-    "ipv4/conf/{}/forwarding": "0",
 }
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
 

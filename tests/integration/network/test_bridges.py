@@ -145,7 +145,7 @@ class TestBridge:
         assert bridge["linkinfo"]["info_data"]["stp_state"] == 0
         assert bridge["group"] == str(BRIDGE_GROUP)
         assert json.loads(ip(f"-j address show {ALONE.name}"))[0]["addr_info"] == []
-        assert settings(ALONE.name) == {"disable_ipv6": "1", "arp_ignore": "8", "forwarding": "0"}
+        assert settings(ALONE.name) == {"disable_ipv6": "1", "arp_ignore": "8"}
 
     async def test_is_repaired(self, driver: Driver) -> None:
         await driver(None).ensure_bridge(ALONE)
@@ -202,7 +202,6 @@ def _settings(bridge: str) -> dict[str, Path]:
     return {
         "disable_ipv6": root / "ipv6/conf" / bridge / "disable_ipv6",
         "arp_ignore": root / "ipv4/conf" / bridge / "arp_ignore",
-        "forwarding": root / "ipv4/conf" / bridge / "forwarding",
     }
 
 

@@ -300,11 +300,13 @@ class TestVnet:
 
 @dataclass(frozen=True)
 class Service:
-    """A service of the node, at an address that the node has elsewhere."""
+    """A service of the node, at an address that the node has elsewhere, with a neighbour there."""
 
     socket: socket.socket
+    elsewhere: Tap
 
     ADDRESS: ClassVar = "192.0.2.1"
+    NEIGHBOUR: ClassVar = "192.0.2.7"
 
     def hears(self, sender: Tap, frame: bytes) -> bool:
         """Tell whether it gets what this frame carries before it gets what the node itself says."""
@@ -315,25 +317,41 @@ class Service:
             heard = True
         return heard
 
+    def forwards(self, sender: Tap, mac: str, address: str) -> bool:
+        """Tell whether what goes to the node's neighbour comes out before what the node sends."""
+        call = udp(mac, address, self.NEIGHBOUR, destination=bridge_mac(), payload=_CALL)
+        sender.send(call)
+        self.socket.sendto(_MARK, (self.NEIGHBOUR, 4000))
+        return any(_CALL in frame for frame in self.elsewhere.receive_until_content(_MARK))
+
+
+_CALL: Final = b"out of the vnet"
+
+
+def bridge_mac() -> str:
+    (bridge,) = json.loads(ip(f"-j link show {BRIDGE}"))
+    return str(bridge["address"])
+
 
 class TestNode:
     @pytest.fixture
     def service(self, segment: Segment, network: ExitStack) -> Service:
-        network.enter_context(Tap("manage0"))
+        elsewhere = network.enter_context(Tap("manage0"))
         ip(f"address add {Service.ADDRESS}/24 dev manage0")
+        ip(f"neighbour add {Service.NEIGHBOUR} lladdr {OUTSIDE} dev manage0")
         ip("link set lo up")
+        Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
         for setting in Path("/proc/sys/net/ipv4/conf").glob("*/rp_filter"):
             setting.write_text("0")  # nothing but the filter is to stop anybody
         service = network.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         service.bind(("", 4000))
         service.settimeout(60)
-        return Service(service)
+        return Service(service, elsewhere)
 
     @pytest.fixture
     def calls(self) -> dict[str, bytes]:
         """What a guest, and what somebody on another node, sends to the service."""
-        ((bridge,),) = [json.loads(ip(f"-j link show {BRIDGE}"))]
-        mac = bridge["address"]
+        mac = bridge_mac()
         return {
             "guest": udp(GUEST, GUEST_IP, Service.ADDRESS, destination=mac),
             "guest to all": udp(GUEST, GUEST_IP, EVERYBODY),
@@ -354,6 +372,19 @@ class TestNode:
         nft("flush ruleset")
         assert service.hears(segment.guest, calls["guest"])
         assert service.hears(segment.outside, calls["outside"])
+
+    async def test_forwards_nothing_from_the_bridge(
+        self, segment: Segment, service: Service
+    ) -> None:
+        assert not service.forwards(segment.guest, GUEST, GUEST_IP)
+        assert not service.forwards(segment.outside, OUTSIDE, OTHER_IP)
+
+    async def test_would_forward_without_the_filter(
+        self, segment: Segment, service: Service
+    ) -> None:
+        nft("flush ruleset")
+        assert service.forwards(segment.guest, GUEST, GUEST_IP)
+        assert service.forwards(segment.outside, OUTSIDE, OTHER_IP)
 
     async def test_answers_nobody_who_looks_for_it(
         self, segment: Segment, service: Service
