@@ -132,14 +132,14 @@ class LibvirtCompute:
 
     async def __aexit__(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
     ) -> None:
         if self._running is not None:
             self._running.cancel()
         try:
-            await self._tasks.__aexit__(kind, error, traceback)
+            await self._tasks.__aexit__(None, None, None)  # the block's error goes on as it is
         finally:
             self._connection.close()
 
@@ -351,7 +351,7 @@ def _define(connection: libvirt.virConnect, definition: str) -> None:
 
 
 def _make_directory(
-    _connection: libvirt.virConnect, directory: Path, owner: tuple[int, int]
+    _connection: libvirt.virConnect, directory: Path, owner: tuple[int, int] | None
 ) -> None:
     console.make_directory(directory, owner)
 

@@ -192,8 +192,12 @@ def _prepare(
     on_event: LifecycleCallback,
     on_close: CloseCallback,
 ) -> None:
-    if connection.setKeepAlive(_KEEPALIVE_INTERVAL_S, _KEEPALIVE_COUNT) == 0:
-        connection.registerCloseCallback(on_close, None)  # not a driver inside this process
+    try:
+        connection.setKeepAlive(_KEEPALIVE_INTERVAL_S, _KEEPALIVE_COUNT)
+        connection.registerCloseCallback(on_close, None)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:  # a driver inside this process
+            raise
     connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, on_event, None)
 
 

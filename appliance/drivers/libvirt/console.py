@@ -22,10 +22,11 @@ def check_directory(directory: Path) -> None:
         )
 
 
-def make_directory(directory: Path, owner: tuple[int, int]) -> None:
+def make_directory(directory: Path, owner: tuple[int, int] | None) -> None:
     """Make the directory, for QEMU's user alone (and root): who gets in has every console."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.chown(directory, *owner)
+    if owner is not None:
+        os.chown(directory, *owner)
     directory.chmod(0o700)
 
 

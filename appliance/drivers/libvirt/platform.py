@@ -23,7 +23,7 @@ class Platform(msgspec.Struct, frozen=True, kw_only=True):
         efi: firmware for UEFI is installed.
         secure_boot: ... and one with Microsoft's keys enrolled.
         tpm: swtpm is installed.
-        qemu_user: user and group that QEMU runs as.
+        qemu_user: user and group that QEMU runs as; None: not told.
     """
 
     kind: str
@@ -34,7 +34,7 @@ class Platform(msgspec.Struct, frozen=True, kw_only=True):
     efi: bool = False
     secure_boot: bool = False
     tpm: bool = False
-    qemu_user: tuple[int, int] = (0, 0)
+    qemu_user: tuple[int, int] | None = None
 
     @property
     def machine(self) -> str:
@@ -70,8 +70,8 @@ def _values(element: ET.Element, path: str, enum: str) -> list[str]:
     return [value.text or "" for value in element.findall(f"{path}/enum[@name='{enum}']/value")]
 
 
-def _qemu_user(capabilities: ET.Element) -> tuple[int, int]:
+def _qemu_user(capabilities: ET.Element) -> tuple[int, int] | None:
     """Return user and group from the label "+64055:+109" of discretionary access control."""
     label = capabilities.findtext("host/secmodel[model='dac']/baselabel[@type='qemu']", "")
     user, _, group = label.replace("+", "").partition(":")
-    return (int(user), int(group)) if user.isdigit() and group.isdigit() else (0, 0)
+    return (int(user), int(group)) if user.isdigit() and group.isdigit() else None

@@ -1,0 +1,106 @@
+"""The driver on libvirt's own simulation of a host."""
+
+import tempfile
+from collections.abc import Generator, Mapping
+from pathlib import Path
+
+import pytest
+
+from appliance.core.clock import SystemClock
+from appliance.core.errors import Conflict, Invalid, NotFound
+from appliance.drivers.libvirt.compute import LibvirtCompute
+from appliance.model.compute import ConsoleKind
+from appliance.model.domain_state import DomainState, Power
+from appliance.model.network import PortSpec
+from appliance.model.storage import FileLocation, ImageLocation, StoragePoolRef
+from tests.support.domains import make_id, make_spec, render_host
+
+
+async def locate(_pool: StoragePoolRef, image_id: str) -> ImageLocation:
+    return FileLocation(path=f"/pool/{image_id}", format="raw")
+
+
+class Ports:
+    def __init__(self) -> None:
+        self.set: Mapping[str, tuple[PortSpec, ...]] = {}
+
+    async def ensure_ports(self, domain_id: str, ports: tuple[PortSpec, ...]) -> None:
+        raise NotImplementedError
+
+    async def ensure_ports_absent(self, domain_id: str) -> None:
+        raise NotImplementedError
+
+    async def replace_all(self, ports: Mapping[str, tuple[PortSpec, ...]]) -> None:
+        self.set = ports
+
+
+@pytest.fixture
+def sockets() -> Generator[Path]:
+    """A directory of a short name: sockets have no room for more."""
+    with tempfile.TemporaryDirectory(prefix="kw") as directory:
+        yield Path(directory)
+
+
+def driver(tmp_path: Path, sockets: Path, ports: Ports) -> LibvirtCompute:
+    host = tmp_path / "host.xml"
+    host.write_text(render_host([make_spec(number) for number in (1, 2)]))
+    return LibvirtCompute(
+        f"test://{host}",
+        locate=locate,
+        ports=ports,
+        directory=sockets,
+        accelerated=False,
+        clock=SystemClock(),
+        has_bridge=lambda _: True,
+    )
+
+
+async def test_domains_are_known_by_what_is_written_in_them(tmp_path: Path, sockets: Path) -> None:
+    ports = Ports()
+    async with driver(tmp_path, sockets, ports) as compute:
+        listed = await compute.list_domains()
+        assert [domain.domain_id for domain in listed] == [make_id(1), make_id(2)]
+        assert {domain.state for domain in listed} == {DomainState.RUNNING}
+        assert [counted.domain_id for counted in await compute.list_statistics()] == [
+            make_id(1),
+            make_id(2),
+        ]
+    assert {name: [port.name for port in ports.set[name]] for name in ports.set} == {
+        make_id(1): ["kwda1e70000001"],
+        make_id(2): ["kwda1e70000002"],
+    }
+
+
+async def test_power_leads_where_it_says(tmp_path: Path, sockets: Path) -> None:
+    async with driver(tmp_path, sockets, Ports()) as compute:
+        for power, state in (
+            (Power.PAUSED, DomainState.PAUSED),
+            (Power.STOPPED, DomainState.SHUTOFF),
+            (Power.RUNNING, DomainState.RUNNING),
+        ):
+            observed = await compute.ensure_power(make_id(1), power)
+            assert observed.state is state
+
+
+async def test_an_error_inside_passes_as_it_is(tmp_path: Path, sockets: Path) -> None:
+    with pytest.raises(NotFound):
+        async with driver(tmp_path, sockets, Ports()) as compute:
+            await compute.get_domain(make_id(9))
+
+
+async def test_what_is_simulated_has_no_console(tmp_path: Path, sockets: Path) -> None:
+    async with driver(tmp_path, sockets, Ports()) as compute:
+        with pytest.raises(Conflict):
+            await compute.open_console(make_id(1), ConsoleKind.VNC)
+
+
+def test_a_directory_too_long_for_sockets_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Invalid):
+        LibvirtCompute(
+            "test:///default",
+            locate=locate,
+            ports=Ports(),
+            directory=tmp_path / ("x" * 100),
+            accelerated=False,
+            clock=SystemClock(),
+        )
