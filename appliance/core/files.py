@@ -13,6 +13,7 @@ from appliance.core.errors import Conflict, Forbidden
 
 _STATE: Final = "state.db"  # where it is, everything is ours
 _OTHERS: Final = 0o077  # the permissions of group and others
+_LISTING: Final = 0o066  # ... without the one to go through to what they know by name
 
 
 def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
@@ -72,8 +73,9 @@ def sync_directory(path: Path) -> None:
 def ensure_private_directory(path: Path) -> None:
     """Create the directory (and its parents) for its owner alone.
 
-    One that exists is tightened if that takes nothing from anybody: it is ours (a restored state
-    may be readable by all), or empty, or what is in it is its owner's alone already.
+    That others may go through it (`let_pass`) is no harm: what is private in it stays so. One that
+    exists is tightened if that takes nothing from anybody: it is ours (a restored state may be
+    readable by all), or empty, or what is in it is its owner's alone already.
 
     Raises:
         Forbidden: it is made for all users to share, as /tmp is, or holds what others may use, as
@@ -83,7 +85,7 @@ def ensure_private_directory(path: Path) -> None:
     mode = path.stat().st_mode
     if mode & stat.S_ISVTX:
         raise Forbidden(f"{path} is shared by all users", hint="name a directory below it")
-    if not mode & _OTHERS:
+    if not mode & _LISTING:
         return
     for entry in () if (path / _STATE).exists() else path.iterdir():
         # One that is gone again was a temporary file of ours, or is no obstacle.
@@ -94,6 +96,11 @@ def ensure_private_directory(path: Path) -> None:
                     hint=f"name a new directory, or if it is for this alone: chmod 700 {path}",
                 )
     path.chmod(0o700)
+
+
+def let_pass(path: Path) -> None:
+    """Let others go through a directory of ours, to what in it is theirs; they cannot list it."""
+    path.chmod(stat.S_IMODE(path.stat().st_mode) | 0o011)
 
 
 def read_private(path: Path) -> bytes:

@@ -24,7 +24,7 @@ from appliance.agent.storage import storage_handlers
 from appliance.core.aio import supervise
 from appliance.core.clock import Clock, SystemClock
 from appliance.core.errors import KowabungaError
-from appliance.core.files import write_atomic
+from appliance.core.files import let_pass, write_atomic
 from appliance.drivers.local_pool.storage import LocalPoolStorage
 from appliance.drivers.netlink.bridges import LinuxBridges
 from appliance.drivers.nftables import NftPortFilter
@@ -106,6 +106,7 @@ async def _drivers(
     # Imported here: it loads libvirt's binding, which may have come only now.
     from appliance.drivers.libvirt.compute import LibvirtCompute  # noqa: PLC0415
 
+    let_pass(config.state)  # QEMU is another user, for its disks and consoles
     roots = [Path(root) for root in section.pool_roots] or [config.state / "pools"]
     for root in roots:
         root.mkdir(mode=0o711, parents=True, exist_ok=True)

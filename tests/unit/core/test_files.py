@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from appliance.core.errors import Forbidden
-from appliance.core.files import ensure_private_directory
+from appliance.core.files import ensure_private_directory, let_pass
 
 
 def test_a_directory_is_made_or_tightened_for_its_owner_alone(tmp_path: Path) -> None:
@@ -46,3 +46,11 @@ def test_a_loosened_directory_of_ours_is_tightened_again(
     (state / name).touch(mode)
     ensure_private_directory(state)
     assert stat.S_IMODE(state.stat().st_mode) == 0o700
+
+
+def test_a_state_that_others_may_go_through_stays_so_and_cannot_be_listed(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    ensure_private_directory(state)
+    let_pass(state)
+    ensure_private_directory(state)
+    assert stat.S_IMODE(state.stat().st_mode) == 0o711
