@@ -89,6 +89,10 @@ class Route:
     def list_tags(self) -> list[str]:
         return self.tags.split()
 
+    def __deepcopy__(self, _: object) -> "Route":
+        """Return itself: nothing in it ever changes, and the framework copies what it is given."""
+        return self
+
     @property
     def path_parameters(self) -> list[str]:
         return _PARAMETER.findall(self.path)

@@ -1,5 +1,6 @@
 """A whole Kahuna on real services, asked without a network."""
 
+import dataclasses
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from appliance.api.app import as_asgi, create_app
-from appliance.api.asgi import Scope
+from appliance.api.asgi import AsgiApp, Scope
 from appliance.api.authenticate import by_api_key
 from appliance.api.edge import Edge
 from appliance.api.services import Services
@@ -35,10 +36,24 @@ def master_key(services: Services, tmp_path: Path) -> str:
     return (tmp_path / "state/master.key").read_text().strip()
 
 
+@pytest.fixture(scope="session")
+def shared_app() -> tuple[AsgiApp, Services]:
+    """One application for all tests, and its services: to make it takes longer than most tests."""
+    held = object.__new__(Services)
+    return as_asgi(create_app(held)), held
+
+
+@pytest.fixture
+def app(shared_app: tuple[AsgiApp, Services], services: Services) -> AsgiApp:
+    app, held = shared_app
+    for field in dataclasses.fields(services):
+        object.__setattr__(held, field.name, getattr(services, field.name))
+    return app
+
+
 @pytest_asyncio.fixture
-async def stranger(services: Services) -> AsyncGenerator[httpx.AsyncClient]:
+async def stranger(services: Services, app: AsgiApp) -> AsyncGenerator[httpx.AsyncClient]:
     """A client without a credential."""
-    app = as_asgi(create_app(services))
     edge = Edge(
         app,
         authenticate=by_api_key(ApiKeys(services.store)),
