@@ -6,7 +6,7 @@ from typing import Final
 from appliance.core.clock import Clock
 from appliance.operations.engine import Engine
 from appliance.operations.step import AnyKind
-from appliance.resources.bridge import BRIDGES_CLEAR
+from appliance.resources.bridge import BRIDGES_MEND
 from appliance.resources.instance_work import (
     INSTANCE_CREATE,
     INSTANCE_DELETE,
@@ -34,7 +34,7 @@ from appliance.store.base import Store
 COMPUTE_KINDS: Final[tuple[AnyKind, ...]] = (
     TEMPLATE_CREATE, TEMPLATE_DELETE, VOLUME_CREATE, VOLUME_UPDATE, VOLUME_DELETE,
     INSTANCE_CREATE, INSTANCE_UPDATE, INSTANCE_POWER, INSTANCE_DELETE,
-    KOMPUTE_CREATE, KOMPUTE_UPDATE, KOMPUTE_DELETE, BRIDGES_CLEAR,
+    KOMPUTE_CREATE, KOMPUTE_UPDATE, KOMPUTE_DELETE, BRIDGES_MEND,
 )  # fmt: skip
 
 

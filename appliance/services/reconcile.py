@@ -18,7 +18,12 @@ from appliance.model.target import target
 from appliance.operations.engine import Engine
 from appliance.operations.operation import Origin
 from appliance.operations.step import OperationKind, Submission
-from appliance.resources.bridge import BRIDGES_CLEAR, WantedBridge, wanted_bridges
+from appliance.resources.bridge import (
+    BRIDGES_MEND,
+    WantedBridge,
+    compare_bridges,
+    wanted_bridges,
+)
 from appliance.resources.instance import InstanceFacts, instance_facts
 from appliance.resources.instance_work import INSTANCE_DELETE, INSTANCE_UPDATE
 from appliance.resources.kompute import KomputeFacts, kompute_facts
@@ -167,10 +172,10 @@ class Reconciler:
     async def _look_at_bridges(self, agent_id: str, host: ObservedHost) -> None:
         seen = (await self._gateway.call(agent_id, NETWORK_LIST_BRIDGES, Nothing())).bridges
         wanted = await self._durable.rows(WantedBridge, wanted_bridges(agent_id))
-        if {bridge.name for bridge in seen} - {bridge.name for bridge in wanted}:
+        if any(compare_bridges(wanted, seen)):
             held = target("kaktus", host.id)
             job = Job(Work(host.id, host_agent=agent_id), (held,))
-            await self._submit(_submission(BRIDGES_CLEAR, job), held)
+            await self._submit(_submission(BRIDGES_MEND, job), held)
 
     async def _look_at_pool(self, agent_id: str, pool: ObservedPool) -> None:
         rows = await self._durable.rows(ExpectedImage, expected_images(pool.storage_pool_id))

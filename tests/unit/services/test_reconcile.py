@@ -16,14 +16,16 @@ from appliance.model.compute import (
     OsFamily,
 )
 from appliance.model.domain_state import DomainState
-from appliance.model.network import BridgeSpec
+from appliance.model.network import BridgeSpec, ObservedBridge
 from appliance.model.storage import RbdPool, VolumeSpec
 from appliance.operations.operation import Origin
+from appliance.resources.bridge import WantedBridge, compare_bridges
 from appliance.resources.instance import INSTANCES
 from appliance.resources.instance_work import PowerAction
 from appliance.resources.kaktus import KAKTUS_CAPS, KAKTUSES
 from appliance.resources.kompute import KOMPUTES
 from appliance.services.verify import verify_world
+from appliance.store.base import Statement
 from tests.support.cloud import ASKED, GIB, Cloud, open_cloud
 
 POOL = RbdPool(pool="ssd", monitor_address="ceph.example", monitor_port=3300)
@@ -243,3 +245,32 @@ async def test_a_machine_is_started_though_its_bridge_is_gone(cloud: Cloud) -> N
         for name in await bridges(cloud) if action is PowerAction.STOP else ():
             await cloud.nodes[cloud.agents[0]].node.host_network.ensure_bridge_absent(name)
     assert (await domain(cloud)).state is DomainState.RUNNING
+
+
+async def seen_vlans(cloud: Cloud) -> list[int]:
+    listed = await cloud.nodes[cloud.agents[0]].node.host_network.list_bridges()
+    return [bridge.vlan for bridge in listed.bridges]
+
+
+async def test_a_vnet_that_moves_to_another_vlan_takes_its_bridge_along(cloud: Cloud) -> None:
+    await cloud.add_kompute("web")
+    await cloud.store.batch([Statement("UPDATE vnet SET vlan = 301")])
+    assert await look(cloud) == 1
+    assert await seen_vlans(cloud) == [301]
+    assert await look(cloud) == 0
+
+
+def test_a_bridge_that_two_vnets_claim_is_left_as_it_is() -> None:
+    seen = [ObservedBridge(name="br1", vlan=101, revision="")]
+    assert not any(compare_bridges([WantedBridge("br1", 102, vlans=2)], seen))
+
+
+async def test_a_lost_bridge_is_made_again(cloud: Cloud) -> None:
+    made = await cloud.add_kompute("web")
+    begun = await cloud.compute.machines.act(ASKED, KOMPUTES, str(made.id), PowerAction.STOP)
+    await begun.outcome()
+    before = await bridges(cloud)
+    for name in before:
+        await cloud.nodes[cloud.agents[0]].node.host_network.ensure_bridge_absent(name)
+    assert await look(cloud) == 1
+    assert await bridges(cloud) == before
