@@ -79,8 +79,12 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     directory: Path
 
 
+def socket_directory(directory: Path) -> Path:
+    return directory / "sockets"
+
+
 def socket_path(directory: Path, domain_id: str, kind: ConsoleKind) -> Path:
-    return directory / f"{domain_id}.{kind}"
+    return socket_directory(directory) / f"{domain_id}.{kind}"
 
 
 def console_log(directory: Path, domain_id: str) -> Path:

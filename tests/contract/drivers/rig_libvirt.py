@@ -182,4 +182,4 @@ async def libvirt_rig(libvirtd: Libvirtd, directory: Path) -> AsyncGenerator[Rig
             await compute.ensure_domain_absent(domain.domain_id)
         for name in list(bridges.bridges):
             await bridges.ensure_bridge_absent(name)
-        assert list(sockets.iterdir()) == []
+        assert [path for path in sockets.rglob("*") if not path.is_dir()] == []

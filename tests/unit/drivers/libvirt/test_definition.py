@@ -81,8 +81,9 @@ def test_consoles_are_sockets_of_the_file_system() -> None:
     domain = render(make_spec())
     assert the(domain, "devices/graphics").attrib == {"type": "vnc"}
     listen = the(domain, "devices/graphics/listen")
-    assert listen.attrib == {"type": "socket", "socket": f"/consoles/{make_id(1)}.vnc"}
-    assert the(domain, "devices/serial/source").get("path") == f"/consoles/{make_id(1)}.serial"
+    assert listen.attrib == {"type": "socket", "socket": f"/consoles/sockets/{make_id(1)}.vnc"}
+    serial = the(domain, "devices/serial/source")
+    assert serial.get("path") == f"/consoles/sockets/{make_id(1)}.serial"
     assert the(domain, "devices/serial/log").get("file") == f"/consoles/{make_id(1)}.log"
     assert the(domain, "devices/channel/target").get("name") == "org.qemu.guest_agent.0"
 
