@@ -3,7 +3,7 @@
 A composition root. What identity and which Kahuna it is, `agent/identity.py` finds out.
 """
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from appliance.agent.compute import EventSender
 from appliance.agent.dial import WebSocketDialer
 from appliance.agent.dispatch import Dispatcher, Handler
 from appliance.agent.fences import FenceBook
+from appliance.agent.follow import follow
 from appliance.agent.handlers import base_handlers, read_boot_id
 from appliance.agent.identity import (
     Identity,
@@ -23,7 +24,7 @@ from appliance.agent.identity import (
 )
 from appliance.agent.logring import LogRing
 from appliance.agent.streams import StreamKind, log_stream
-from appliance.core.clock import Clock, SystemClock
+from appliance.core.clock import SystemClock
 from appliance.core.files import ensure_private_directory, write_atomic
 from appliance.core.logs import copied_to
 from appliance.core.version import VERSION
@@ -96,8 +97,11 @@ async def run_agent(
         ensure_private_directory(directory)
     ring = LogRing()
     with agent_lock(config.directory), copied_to(ring):
-        identity, urls, ca_file = await _prepare(config, clock)
+        local = LocalKahuna(config.state / LOCAL_SOCKET, clock)
+        identity, authorities = await _identify(config, local)
         boot_id = read_boot_id()
+        greeting = Greeting(identity.agent_id, config.type, identity.credential, boot_id, VERSION)
+        connected = _once(ready)
         base = base_handlers(identity.agent_id, config.type, version=VERSION, boot_id=boot_id)
         clients: list[AgentClient] = []
 
@@ -110,40 +114,44 @@ async def run_agent(
             FenceBook.open(config.directory / "fences.db") as fences,
             Dispatcher({**base, **served.handlers}, fences) as dispatcher,
         ):
-            client = AgentClient(
-                urls,
-                Greeting(identity.agent_id, config.type, identity.credential, boot_id, VERSION),
-                dispatcher,
-                dialer=WebSocketDialer(ca_file),
-                clock=clock,
-                stream_kinds={"log": log_stream(ring, identity.agent_id), **served.streams},
-                on_connected=_once(ready),
-            )
-            clients.append(client)
-            await client.run()
+
+            def client_of(urls: Sequence[str], authorities: str) -> AgentClient:
+                client = AgentClient(
+                    urls,
+                    greeting,
+                    dispatcher,
+                    dialer=WebSocketDialer(_ca_file(config, authorities)),
+                    clock=clock,
+                    stream_kinds={"log": log_stream(ring, identity.agent_id), **served.streams},
+                    on_connected=connected,
+                )
+                clients[:] = [client]
+                return client
+
+            if config.kahunas:
+                await client_of(config.kahunas, authorities).run()
+            else:
+                await follow(
+                    local, lambda view: client_of((view.agent_url,), view.authorities), clock
+                )
 
 
-async def _prepare(
-    config: AgentRoleConfig, clock: Clock
-) -> tuple[Identity, tuple[str, ...], Path | None]:
-    """Return who we are, whom to dial, and what to verify them by."""
-    local = LocalKahuna(config.state / LOCAL_SOCKET, clock)
-    ca_file = config.ca_file
-    urls = config.kahunas
-    authorities = ""
+async def _identify(config: AgentRoleConfig, local: LocalKahuna) -> tuple[Identity, str]:
+    """Return who we are, and the authorities (PEM) that came with that, if any."""
     if config.credential_file is not None:
-        identity, authorities = read_credential_file(config.credential_file, config.type)
-    else:
-        name = f"{config.name}-{config.type.lower()}"
-        identity = await ensure_enrolled(config.directory, name, config.type, local)
-    if not urls:
-        view = await local.describe()
-        urls, authorities = (view.agent_url,), view.authorities
-    if ca_file is None:
-        ca_file = config.directory / _CA
-        if authorities:
-            write_atomic(ca_file, authorities.encode())
-    return identity, urls, ca_file if ca_file.exists() else None
+        return read_credential_file(config.credential_file, config.type)
+    name = f"{config.name}-{config.type.lower()}"
+    return await ensure_enrolled(config.directory, name, config.type, local), ""
+
+
+def _ca_file(config: AgentRoleConfig, authorities: str) -> Path | None:
+    """Return what to verify Kahunas by, once there is something."""
+    if config.ca_file is not None:
+        return config.ca_file
+    kept = config.directory / _CA
+    if authorities:
+        write_atomic(kept, authorities.encode())
+    return kept if kept.exists() else None
 
 
 def _once(callback: Callable[[], None]) -> Callable[[], None]:

@@ -74,6 +74,15 @@ def test_an_agent_of_the_same_node_enrols_itself_over_tls_and_is_revoked(place: 
     assert kahuna.stop() == 0
 
 
+def test_an_agent_of_the_same_node_finds_its_kahuna_again_at_another_port(place: Place) -> None:
+    first = place.kahuna()
+    agent = place.agent("Kaktus")
+    agent.until("agent is up")
+    assert first.stop() == 0
+    place.kahuna().until("agent_connected")
+    agent.until("local_kahuna_moved")
+
+
 def test_an_agent_with_a_key_connects_from_elsewhere(place: Place, tmp_path: Path) -> None:
     port = free_port()
     place.kahuna(port)
