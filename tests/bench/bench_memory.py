@@ -18,11 +18,22 @@ _IDLE_S: Final = 10.0
 
 
 def run() -> dict[str, float]:
+    build()
+    memory = idle_node("")
+    return {f"idle_{role}_rss_mb": size for role, size in memory.items()}
+
+
+def build() -> None:
+    """Build the executable that `idle_node` runs."""
     subprocess.run([_TOP / "build.sh", "zipapp"], check=True, stdout=subprocess.DEVNULL)
+
+
+def idle_node(kaktus: str) -> dict[str, float]:
+    """Run a node for a while, with this section for its Kaktus, and return each role's memory."""
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
         config, runtime = place / "node.yaml", place / "run"
-        config.write_text(f"state: {place / 'state'}\nkahuna:\n  listen: 127.0.0.1:0\n")
+        config.write_text(f"state: {place / 'state'}\nkahuna:\n  listen: 127.0.0.1:0\n{kaktus}")
         options = ["--config", str(config), "--runtime", str(runtime)]
         environment = {"SHIV_ROOT": str(place / "unpacked"), "PATH": os.environ["PATH"]}
 
@@ -41,7 +52,7 @@ def run() -> dict[str, float]:
             status = read_status(NodeFiles(config, runtime))
             assert status is not None
             return {
-                f"idle_{name}_rss_mb": _resident_mb(each.pid)
+                name: _resident_mb(each.pid)
                 for name, each in status.roles.items()
                 if each.pid is not None
             }
