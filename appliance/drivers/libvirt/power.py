@@ -1,6 +1,7 @@
 """Starts, stops and pauses domains. Blocking: runs in the connection's threads."""
 
 from collections.abc import Callable
+from functools import partial
 
 import libvirt
 
@@ -51,23 +52,28 @@ def ensure_off(connection: libvirt.virConnect, domain_id: str) -> ObservedDomain
 
 
 def press_power_button(connection: libvirt.virConnect, domain_id: str) -> ObservedDomain:
-    """Ask the guest by its agent or by ACPI, whichever there is; without effect when it is off.
+    """Ask the guest by ACPI; without effect when it is off.
+
+    Not by its agent: libvirt would wait up to 60 s, with one of our threads, for the guest to end.
 
     Raises NotFound.
     """
     look = get_look(connection, domain_id)
     if look.state is DomainState.RUNNING:
-        unless_ended(look.domain.shutdown)
+        unless_ended(partial(look.domain.shutdownFlags, libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN))
         return get_look(connection, domain_id).observe()
     return look.observe()
 
 
 def reboot(connection: libvirt.virConnect, domain_id: str) -> ObservedDomain:
-    """Raises NotFound or Conflict."""
+    """Ask the guest as `press_power_button` does; QEMU starts it again when it is off.
+
+    Raises NotFound or Conflict.
+    """
     look = get_look(connection, domain_id)
     if look.state is not DomainState.RUNNING:
         raise Conflict(f"domain {domain_id} does not run", id=domain_id)
-    look.domain.reboot()
+    look.domain.reboot(libvirt.VIR_DOMAIN_REBOOT_ACPI_POWER_BTN)
     return get_look(connection, domain_id).observe()
 
 
