@@ -71,7 +71,7 @@ class Importer:
         download = Download(
             source,
             directory.unfinished(template_id, _DOWNLOAD),
-            room_bytes=await self.threads.run(_room, directory),
+            room_bytes=await self.threads.run(_room_for_download, directory, template_id),
             progress=progress,
             threads=self.threads,
             clock=self.clock,
@@ -132,6 +132,13 @@ class Importer:
 def _room(directory: PoolDirectory) -> int:
     pool = directory.statistics()
     return max(0, pool.available_bytes - pool.capacity_bytes // _KEPT_FREE)
+
+
+def _room_for_download(directory: PoolDirectory, template_id: str) -> int:
+    """Return the room, with that which an interrupted download has taken already."""
+    download = directory.unfinished(template_id, _DOWNLOAD)
+    taken = download.lstat().st_blocks * 512 if download.exists() else 0
+    return _room(directory) + taken
 
 
 def _check_qcow2(directory: PoolDirectory, image: Path) -> None:

@@ -19,7 +19,7 @@ from appliance.core.errors import (
 )
 from appliance.core.x509 import issue_server_certificate, make_authority
 from appliance.drivers.local_pool.qcow2 import MAX_VIRTUAL_BYTES
-from tests.contract.drivers.rig import MIB, ignore
+from tests.contract.drivers.rig import MIB, ignore, some_id
 from tests.contract.drivers.rig_local_pool import local_storage
 from tests.integration.local_pool.conftest import Bench, qemu
 from tests.support.web import Page, open_web
@@ -314,6 +314,14 @@ class TestFull:
     async def test_pool_ends_a_download_of_unknown_length(self, small: Bench) -> None:
         page = Page(content=bytes(510) + b"\x55\xaa" + b"A" * (20 * MIB), framing="chunked")
         assert "room" in await refused(small, page, InsufficientResource)
+
+    async def test_pool_is_not_what_a_download_fills_that_goes_on(self, small: Bench) -> None:
+        content = bytes(510) + b"\x55\xaa" + b"A" * (10 * MIB)
+        template_id = some_id()
+        with pytest.raises(Unavailable):
+            await small.import_page(Page(content=content, cut_at=9 * MIB), template_id=template_id)
+        await small.import_page(Page(content=content), template_id=template_id)
+        assert "range" in small.web.asked[-1][1]
 
     async def test_disk_while_downloading_leaves_nothing(self, small: Bench) -> None:
         """Somebody else fills the disk meanwhile."""
