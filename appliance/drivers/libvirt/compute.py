@@ -160,7 +160,8 @@ class LibvirtCompute:
         self._check_bridges(spec)
         old = await calls.call(find_look, spec.domain_id)
         self._watch.adopt(spec.domain_id)
-        await self._ports.ensure_ports(spec.domain_id, _ports(spec, *_known_specs(old)))
+        ports = _ports(spec, *_known_specs(old))
+        await self._ports.ensure_ports(spec.domain_id, ports)
         kept = Layout() if old is None else (old.running or old.defined).layout
         layout = lay_out(spec, kept)
         if old is None or old.defined.spec != spec:
@@ -170,9 +171,9 @@ class LibvirtCompute:
         if old is not None and old.running is not None:
             change = LiveChange(calls, spec, layout=layout, parts=parts, clock=self._clock)
             running, restart_for = await change.apply(old.running)
-        await self._ports.ensure_ports(
-            spec.domain_id, _ports(spec, *(() if running is None else (running,)))
-        )
+        remaining = _ports(spec, *(() if running is None else (running,)))
+        if remaining != ports:
+            await self._ports.ensure_ports(spec.domain_id, remaining)
         observed = await calls.call(observe_domain, spec.domain_id)
         return AppliedDomain(
             change=_change(old, spec, running, restart_for),
@@ -220,7 +221,7 @@ class LibvirtCompute:
         return await self._connection.calls().call(list_observed)
 
     async def list_statistics(self) -> list[DomainStatistics]:
-        return await self._connection.calls().call(list_statistics)
+        return await self._connection.calls().call_all_domains(list_statistics)
 
     async def open_console(
         self, domain_id: str, kind: ConsoleKind
@@ -347,7 +348,7 @@ def _change(
 
 
 def _define(connection: libvirt.virConnect, definition: str) -> None:
-    connection.defineXMLFlags(definition, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+    connection.defineXMLFlags(definition)
 
 
 def _make_directory(

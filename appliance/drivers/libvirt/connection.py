@@ -27,6 +27,7 @@ _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
 _OPEN_LIMIT_S: Final = 20.0
 # Longer than libvirt waits by itself: 30 s for another job on the domain, 15 s for QEMU to die.
 _CALL_LIMIT_S: Final = 60.0
+_SWEEP_LIMIT_S: Final = 10.0
 _KEEPALIVE_INTERVAL_S: Final = 5
 _KEEPALIVE_COUNT: Final = 3
 _WORKERS: Final = 8
@@ -54,6 +55,7 @@ class Connection:
         self._on_connected = on_connected
         self._on_lifecycle = on_lifecycle
         self._pool = BlockingPool("libvirt", _WORKERS)
+        self._sweeper = BlockingPool("libvirt-sweep", 1)
         # Alone, so that attempts at a frozen libvirtd do not use up the threads of the calls.
         self._opener = BlockingPool("libvirt-open", 1)
         self._events = EventThread()
@@ -82,6 +84,7 @@ class Connection:
     def close(self) -> None:
         """End the threads, once `run` has ended; does not wait for calls that still hang."""
         self._opener.close()
+        self._sweeper.close()
         self._pool.close()
         self._events.stop()
 
@@ -105,7 +108,7 @@ class Connection:
         """Open the connection and return once it is lost."""
         lost = asyncio.Event()
         connection = await self._open()
-        calls = Calls(connection, self._pool, lost)
+        calls = Calls(connection, self._pool, self._sweeper, lost)
         try:
             await calls.call(_prepare, self._lifecycle_callback(), _close_callback(lost))
             await self._on_connected(calls)
@@ -160,10 +163,15 @@ class Calls:
     """Calls libvirt over one connection."""
 
     def __init__(
-        self, connection: libvirt.virConnect, pool: BlockingPool, lost: asyncio.Event
+        self,
+        connection: libvirt.virConnect,
+        pool: BlockingPool,
+        sweeper: BlockingPool,
+        lost: asyncio.Event,
     ) -> None:
         self._connection = connection
         self._pool = pool
+        self._sweeper = sweeper
         self._lost = lost
 
     async def call(
@@ -179,8 +187,25 @@ class Calls:
             DeadlineExceeded: it does not answer; what was asked may still happen.
             NotFound, Conflict, DriverError: what libvirt said.
         """
+        return await self._run(self._pool, _CALL_LIMIT_S, function, *args, **kwargs)
+
+    async def call_all_domains(self, function: Callable[[libvirt.virConnect], R]) -> R:
+        """Do the same with a call that asks every QEMU, and hangs while any of them does.
+
+        It has a thread of its own, so that it holds up only its kind.
+        """
+        return await self._run(self._sweeper, _SWEEP_LIMIT_S, function)
+
+    async def _run(
+        self,
+        pool: BlockingPool,
+        limit_s: float,
+        function: Callable[Concatenate[libvirt.virConnect, P], R],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R:
         try:
-            return await self._pool.run(_CALL_LIMIT_S, function, self._connection, *args, **kwargs)
+            return await pool.run(limit_s, function, self._connection, *args, **kwargs)
         except libvirt.libvirtError as error:
             if is_away(error) and not await self._pool.run(None, _is_alive, self._connection):
                 self._lost.set()

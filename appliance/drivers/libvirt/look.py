@@ -13,7 +13,7 @@ from appliance.model.compute import DomainSpec, DomainStatistics, ObservedDomain
 from appliance.model.domain_state import ACTIVE_STATES, DomainReason, DomainState
 
 _ACTIVE: Final = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
-# A domain whose QEMU hangs must not keep the others' figures back.
+# A domain that is busy with something else must not keep the others' figures back.
 _NOWAIT: Final = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
 
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from appliance.core.clock import SystemClock
-from appliance.core.errors import NotFound
+from appliance.core.errors import DeadlineExceeded, NotFound
 from appliance.drivers.libvirt.compute import LibvirtCompute
 from appliance.drivers.libvirt.definition import console_log
 from appliance.drivers.libvirt.record import domain_uuid
@@ -18,6 +18,7 @@ from appliance.model.compute import Architecture, Change, DomainSpec, InterfaceS
 from appliance.model.domain_state import DomainState, Power
 from tests.contract.drivers.rig import BRIDGE, Rig, some_id
 from tests.contract.drivers.rig_libvirt import RecordedPorts
+from tests.support.domains import make_platform, make_spec, render
 from tests.support.libvirtd import Libvirtd
 from tests.support.needs import need
 from tests.support.small_guest import READY
@@ -78,6 +79,55 @@ async def test_a_disk_keeps_its_place_when_another_goes(rig: Rig, libvirtd: Libv
     await rig.compute.ensure_power(spec.domain_id, Power.RUNNING)
     after = addresses(live_xml(libvirtd, spec.domain_id))
     assert after == {disk.image_id: before[disk.image_id] for disk in (disks[0], disks[2])}
+
+
+@pytest.mark.parametrize("os", list(OsFamily))
+@pytest.mark.parametrize("accelerated", [True, False])
+def test_a_definition_is_valid_by_libvirts_schema(
+    libvirtd: Libvirtd, os: OsFamily, accelerated: bool
+) -> None:
+    """Libvirt passes over what it does not know, so this looks for every variant."""
+    platform = make_platform(kind="qemu", accelerated=accelerated, cpu_baseline="EPYC-Rome")
+    definition = render(make_spec(os=os), platform)
+    with raw(libvirtd) as connection:
+        domain = connection.defineXMLFlags(
+            ET.tostring(definition, encoding="unicode"), libvirt.VIR_DOMAIN_DEFINE_VALIDATE
+        )
+        domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
+
+
+async def test_a_guest_that_hangs_holds_up_no_other(rig: Rig, libvirtd: Libvirtd) -> None:
+    hung, other = await rig.spec(), await rig.spec()
+    await start(rig, hung)
+    await start(rig, other)
+    libvirtd.signal_qemu(hung.domain_id, "STOP")
+    try:
+        listed = await rig.compute.list_domains()
+        assert [domain.domain_id for domain in listed] == [hung.domain_id, other.domain_id]
+        with pytest.raises(DeadlineExceeded):
+            await rig.compute.list_statistics()
+        await rig.compute.ensure_power(other.domain_id, Power.PAUSED)
+    finally:
+        libvirtd.signal_qemu(hung.domain_id, "CONT")
+    assert len(await rig.compute.list_statistics()) == 2
+
+
+async def test_a_guest_that_does_not_let_go_keeps_its_disk_until_a_restart(
+    rig: Rig,
+) -> None:
+    extra = rig.disk(await rig.volume())
+    spec = await rig.spec()
+    more = msgspec.structs.replace(spec, disks=(*spec.disks, extra))
+    await rig.compute.ensure_domain(more)
+    await rig.compute.ensure_power(spec.domain_id, Power.PAUSED)  # a paused guest does nothing
+    fewer = msgspec.structs.replace(spec, generation=2)
+    for _ in range(2):
+        applied = await rig.compute.ensure_domain(fewer)
+        assert applied.restart_for == ("disks",)
+        assert applied.observed.running_generation == spec.generation
+    await stop(rig, spec)
+    await rig.compute.ensure_power(spec.domain_id, Power.RUNNING)
+    assert (await rig.compute.ensure_domain(fewer)).change is Change.NONE
 
 
 async def test_nothing_listens_on_the_network(rig: Rig, libvirtd: Libvirtd) -> None:
