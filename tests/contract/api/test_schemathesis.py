@@ -237,7 +237,7 @@ def _explore(directory: Path, examples: int) -> list[str]:
     return explorer.wrong + findings
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_every_answer_is_one_that_the_contract_knows(tmp_path: Path) -> None:
     assert _explore(tmp_path, _EXAMPLES) == []
 
