@@ -107,9 +107,11 @@ async def _drivers(
     from appliance.drivers.libvirt.compute import LibvirtCompute  # noqa: PLC0415
 
     let_pass(config.state)  # QEMU is another user, for its disks and consoles
-    roots = [Path(root) for root in section.pool_roots] or [config.state / "pools"]
-    for root in roots:
-        root.mkdir(mode=0o711, parents=True, exist_ok=True)
+    roots = [Path(root) for root in section.pool_roots]
+    if not roots:
+        # Only this one: a root that the owner named may be a disk that is not mounted yet.
+        roots = [config.state / "pools"]
+        roots[0].mkdir(mode=0o711, exist_ok=True)
     accelerated = await _is_accelerated(section.acceleration, config.directory)
     port_filter = NftPortFilter(clock=clock)
     with (
