@@ -95,16 +95,18 @@ class RealNode:
 
 
 @pytest.fixture
-def node(tmp_path: Path, executable: Path, unpacked: Path) -> Generator[RealNode]:
-    made = RealNode(tmp_path, executable, unpacked)
-    yield made
-    made.role("stop")
-    options = b"\0".join(option.encode() for option in made.options)
-    processes = Path("/proc").glob
-    until_now(
-        lambda: not any(options in _read(path) for path in processes("[0-9]*/cmdline")),
-        "no supervisor is left",
-    )
+def node(executable: Path, unpacked: Path) -> Generator[RealNode]:
+    # A short path: sockets of consoles lie below it, whose paths are bounded.
+    with tempfile.TemporaryDirectory(prefix="kwn") as directory:
+        made = RealNode(Path(directory), executable, unpacked)
+        yield made
+        made.role("stop")
+        options = b"\0".join(option.encode() for option in made.options)
+        processes = Path("/proc").glob
+        until_now(
+            lambda: not any(options in _read(path) for path in processes("[0-9]*/cmdline")),
+            "no supervisor is left",
+        )
 
 
 def _read(path: Path) -> bytes:
