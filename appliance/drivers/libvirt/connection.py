@@ -28,8 +28,10 @@ _OPEN_LIMIT_S: Final = 20.0
 # Longer than libvirt waits by itself: 30 s for another job on the domain, 15 s for QEMU to die.
 _CALL_LIMIT_S: Final = 60.0
 _SWEEP_LIMIT_S: Final = 10.0
-_KEEPALIVE_INTERVAL_S: Final = 5
-_KEEPALIVE_COUNT: Final = 3
+# Short: seen with libvirt 9.0, an answer may lie unread until the next keepalive message while
+# another thread waits for an answer of its own.
+_KEEPALIVE_INTERVAL_S: Final = 1
+_KEEPALIVE_COUNT: Final = 20
 _WORKERS: Final = 8
 
 
