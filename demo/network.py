@@ -81,12 +81,21 @@ def name_server() -> str:
 
 
 def _rules(network: object, outside: str | None, *, guarded: bool) -> str:
-    """Return the NAT; where we made a link forward, nothing else may pass because of that."""
+    """Return the NAT; where we made a link forward, nothing else may pass because of that.
+
+    Where the kernel shows these rules also what a bridge carries (br_netfilter, which Docker
+    loads), each connection would be met twice, and decided on before it is routed: hence notrack.
+    """
     guard = f'iifname "{outside}" oifname != "{GATEWAY_LINK}" drop' if guarded else ""
+    masquerade = f'ip saddr {network} oifname "{outside}" masquerade' if outside else ""
     return f"""
 table inet {TABLE}
 delete table inet {TABLE}
 table inet {TABLE} {{
+  chain prerouting {{
+    type filter hook prerouting priority raw; policy accept
+    iifname "{BRIDGE}" notrack
+  }}
   chain forward {{
     type filter hook forward priority filter; policy accept
     {guard}
@@ -95,7 +104,7 @@ table inet {TABLE} {{
   }}
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept
-    ip saddr {network} oifname != "{GATEWAY_LINK}" masquerade
+    {masquerade}
   }}
 }}
 """
