@@ -8,22 +8,41 @@ import yaml
 CloudConfig = dict[str, object]
 
 HEADER: Final = "#cloud-config"
+_DEPTH_LIMIT: Final = 64
+_OPENING: Final = (
+    yaml.FlowSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.BlockMappingStartToken,
+)
+_CLOSING: Final = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
 
 
 def parse_cloud_config(text: str) -> CloudConfig:
     """Return the mapping that cloud-init would read.
 
     Raises:
-        ValueError: no YAML, no mapping of names, or with aliases, whose expansion has no bound.
+        ValueError: no YAML, no mapping of names, nested too deep, or with aliases, whose expansion
+            has no bound.
     """
     try:
-        # Before anything is built from them: an anchor alone is harmless.
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise ValueError("aliases (*name) are not allowed")
+        _check_bounds(text)
         loaded: object = yaml.safe_load(text)
         return msgspec.convert(msgspec.to_builtins(loaded or {}), CloudConfig)
     except (yaml.YAMLError, TypeError, RecursionError) as error:
         raise ValueError("not a mapping that cloud-init could read") from error
+
+
+def _check_bounds(text: str) -> None:
+    """Refuse, before anything is built, what would take more time or room than its length."""
+    depth = 0
+    for token in yaml.scan(text):
+        if isinstance(token, yaml.AliasToken):  # an anchor alone is harmless
+            raise ValueError("aliases (*name) are not allowed")
+        depth += isinstance(token, _OPENING)
+        depth -= isinstance(token, _CLOSING)
+        if depth > _DEPTH_LIMIT:
+            raise ValueError(f"nested more than {_DEPTH_LIMIT} deep")
 
 
 def merge_cloud_config(base: CloudConfig, more: CloudConfig) -> CloudConfig:
