@@ -114,5 +114,5 @@ def ssh(
 
 def _console(places: Places) -> str:
     """Return the end of what the guests' serial lines said."""
-    logs = (places.node_state / "consoles").glob("*.log")
+    logs = (places.node_state / "consoles").rglob("*.log")
     return "\n".join(log.read_text(errors="replace")[-2000:] for log in logs) or "no output"
