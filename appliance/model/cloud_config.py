@@ -37,7 +37,8 @@ def _check_bounds(text: str) -> None:
     """Refuse, before anything is built, what would take more time or room than its length."""
     depth = 0
     for token in yaml.scan(text):
-        if isinstance(token, yaml.AliasToken):  # an anchor alone is harmless
+        expands = isinstance(token, yaml.AliasToken)  # an anchor alone is harmless
+        if expands:
             raise ValueError("aliases (*name) are not allowed")
         depth += isinstance(token, _OPENING)
         depth -= isinstance(token, _CLOSING)
