@@ -103,15 +103,15 @@ def test_the_node_is_a_service_of_systemd(machine: Machine) -> None:
     assert "copy it to /usr/local/bin" in refused.stderr
     assert machine.run("ls", "/etc/kowabunga/node.yaml", check=False).returncode != 0
 
-    done = machine.run("kowabunga", "role", "set", "kahuna,kaktus")
+    done = machine.run("kowabunga", "role", "set", "kahuna,kiwi")
     assert done.stdout == ""
     assert "started the node's supervisor" in done.stderr
     assert machine.property("ActiveState") == "active"
     assert machine.property("UnitFileState") == "enabled"
-    assert machine.property("StatusText") == "kahuna running, kaktus running"
+    assert machine.property("StatusText") == "kahuna running, kiwi running"
     (agent,) = machine.run("kowabunga", "agent", "list").stdout.splitlines()[1:]
     assert agent.split()[-2:] == ["ed25519", "yes"]
-    assert machine.run("kowabunga", "role", "set", "kahuna,kaktus").stderr == "nothing to do\n"
+    assert machine.run("kowabunga", "role", "set", "kahuna,kiwi").stderr == "nothing to do\n"
     assert machine.property("NRestarts") == "0"
 
     # A change by hand is noticed by the running service, a broken one is refused by it.
