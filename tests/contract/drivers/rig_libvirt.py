@@ -48,6 +48,10 @@ class NamespaceBridges:
             return
         if self._libvirtd.run("ip", "-o", "link", "show", "master", name):
             raise Busy(f"bridge {name} has ports")
+        self.remove(name)
+
+    def remove(self, name: str) -> None:
+        """Remove a bridge whatever is on it."""
         self._libvirtd.run("ip", "link", "delete", name)
         del self.bridges[name]
 
@@ -177,9 +181,17 @@ async def libvirt_rig(libvirtd: Libvirtd, directory: Path) -> AsyncGenerator[Rig
             deafen_guest=deafen_guest,
             pass_time=asyncio.sleep,
         )
-        yield rig
-        for domain in await compute.list_domains():
-            await compute.ensure_domain_absent(domain.domain_id)
-        for name in list(bridges.bridges):
-            await bridges.ensure_bridge_absent(name)
+        try:
+            yield rig
+        finally:
+            await _clean_up(compute, bridges)
         assert [path for path in sockets.rglob("*") if not path.is_dir()] == []
+
+
+async def _clean_up(compute: LibvirtCompute, bridges: NamespaceBridges) -> None:
+    """Do each step, whatever becomes of those before: the tests that follow share the libvirtd."""
+    async with AsyncExitStack() as steps:
+        for name in list(bridges.bridges):
+            steps.callback(bridges.remove, name)
+        for domain in await compute.list_domains():
+            steps.push_async_callback(compute.ensure_domain_absent, domain.domain_id)
