@@ -78,6 +78,9 @@ class InterfaceSpec(msgspec.Struct, frozen=True, kw_only=True):
 class DomainSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A virtual machine as it shall be defined.
 
+    Hypervisors keep it beside what runs, over upgrades of this program: a new field, here or in
+    what it is made of, needs a default.
+
     Attributes:
         disks: in the order the guest sees them; the first one is booted.
         interfaces: in the order the guest sees them.

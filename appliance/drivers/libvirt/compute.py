@@ -38,8 +38,8 @@ from appliance.drivers.libvirt.look import (
     Look,
     find_look,
     get_look,
+    list_cards,
     list_observed,
-    list_specs,
     list_statistics,
     observe_domain,
 )
@@ -57,6 +57,7 @@ from appliance.model.compute import (
     DomainSpec,
     DomainStatistics,
     HostFacts,
+    InterfaceSpec,
     ObservedDomain,
     check_domain,
 )
@@ -158,9 +159,9 @@ class LibvirtCompute:
             platform=platform, images=await self._find_images(spec), directory=self._directory
         )
         self._check_bridges(spec)
-        old = await calls.call(find_look, spec.domain_id)
+        old = await calls.call(find_look, spec.domain_id, desired=spec)
         self._watch.adopt(spec.domain_id)
-        ports = _ports(spec, *_known_specs(old))
+        ports = _ports(*_running_cards(old), *spec.interfaces)
         await self._ports.ensure_ports(spec.domain_id, ports)
         kept = Layout() if old is None else (old.running or old.defined).layout
         layout = lay_out(spec, kept)
@@ -171,7 +172,7 @@ class LibvirtCompute:
         if old is not None and old.running is not None:
             change = LiveChange(calls, spec, layout=layout, parts=parts, clock=self._clock)
             running, restart_for = await change.apply(old.running)
-        remaining = _ports(spec, *(() if running is None else (running,)))
+        remaining = _ports(*(() if running is None else running.interfaces), *spec.interfaces)
         if remaining != ports:
             await self._ports.ensure_ports(spec.domain_id, remaining)
         observed = await calls.call(observe_domain, spec.domain_id)
@@ -239,13 +240,8 @@ class LibvirtCompute:
             cpu_baseline=self._cpu_baseline,
         )
         await calls.call(_make_directory, self._directory, platform.qemu_user)
-        specs = await calls.call(list_specs)
-        await self._ports.replace_all(
-            {
-                defined.domain_id: _ports(defined, *(() if running is None else (running,)))
-                for defined, running in specs
-            }
-        )
+        cards = await calls.call(list_cards)
+        await self._ports.replace_all({name: _ports(*cards[name]) for name in cards})
         self._watch.catch_up(await calls.call(list_observed))
         self._platform = platform
 
@@ -310,13 +306,16 @@ def _disks(spec: DomainSpec) -> tuple[DiskSpec, ...]:
     return spec.disks if spec.seed is None else (*spec.disks, spec.seed)
 
 
-def _known_specs(look: Look | None) -> tuple[DomainSpec, ...]:
-    return () if look is None or look.running is None else (look.running.spec,)
+def _running_cards(look: Look | None) -> tuple[InterfaceSpec, ...]:
+    return () if look is None or look.running is None else look.running.spec.interfaces
 
 
-def _ports(spec: DomainSpec, *others: DomainSpec) -> tuple[PortSpec, ...]:
-    """Return the ports of a domain; one that only `others` have goes on until it is unplugged."""
-    cards = {card.mac: card for each in (*others, spec) for card in each.interfaces}
+def _ports(*known: InterfaceSpec) -> tuple[PortSpec, ...]:
+    """Return the ports of cards, running ones before desired ones: of one MAC the last counts.
+
+    What only runs goes on until it is unplugged.
+    """
+    cards = {card.mac: card for card in known}
     return tuple(
         PortSpec(name=port_name(mac), mac=mac, addresses=card.addresses)
         for mac, card in cards.items()

@@ -14,13 +14,21 @@ from appliance.drivers.libvirt import places
 from appliance.drivers.libvirt.places import PORTS_PER_BANK, card_bus, disk_bus, disk_name
 from appliance.drivers.libvirt.platform import Platform
 from appliance.drivers.libvirt.record import (
+    UnreadableRecord,
     clean_line,
     clean_text,
     domain_uuid,
     find_record,
     render_record,
 )
-from appliance.model.compute import Architecture, ConsoleKind, DomainSpec, InterfaceSpec, OsFamily
+from appliance.model.compute import (
+    Architecture,
+    ConsoleKind,
+    DiskSpec,
+    DomainSpec,
+    InterfaceSpec,
+    OsFamily,
+)
 from appliance.model.network import port_name
 from appliance.model.storage import ImageLocation
 
@@ -104,9 +112,20 @@ def lay_out(spec: DomainSpec, kept: Layout) -> Layout:
     )
 
 
-def read_existing(domain: ET.Element) -> Existing | None:
-    """Read a `<domain>`; None: it is not ours."""
-    spec = find_record(domain)
+def read_existing(domain: ET.Element, desired: DomainSpec | None = None) -> Existing | None:
+    """Read a `<domain>`; None: it is not ours.
+
+    What is `desired` of it makes up for a record that is not readable.
+
+    Raises:
+        UnreadableRecord: and nothing is desired.
+    """
+    try:
+        spec = find_record(domain)
+    except UnreadableRecord:
+        if desired is None or domain.findtext("name") != desired.domain_id:
+            raise
+        spec = _salvage(domain, desired)
     if spec is None:
         return None
     machine = domain.find("os/type")
@@ -120,6 +139,35 @@ def read_existing(domain: ET.Element) -> Existing | None:
         ),
         max_vcpus=int(domain.findtext("vcpu", "1")),
         banks=len(ports) // PORTS_PER_BANK,
+    )
+
+
+def _salvage(domain: ET.Element, desired: DomainSpec) -> DomainSpec:
+    """Return `desired` with what a `<domain>` itself tells; never equal to it: it is to be written.
+
+    A card that is not desired any more may send from no address.
+    """
+    disks = {disk.image_id: disk for disk in desired.disks}
+    cards = {card.mac: card for card in desired.interfaces}
+    vcpus = domain.find("vcpu")
+    return msgspec.structs.replace(
+        desired,
+        generation=1 if desired.generation == 0 else 0,
+        vcpus=desired.vcpus if vcpus is None else int(vcpus.get("current", vcpus.text or "1")),
+        memory_bytes=int(domain.findtext("memory", "0")) * 1024,  # libvirt tells KiB
+        disks=tuple(
+            disks.get(name, DiskSpec(storage_pool=desired.disks[0].storage_pool, image_id=name))
+            for name in find_disks(domain)
+        ),
+        interfaces=tuple(
+            InterfaceSpec(
+                mac=mac,
+                bridge="" if (source := card.find("source")) is None else source.get("bridge", ""),
+                addresses=cards[mac].addresses if mac in cards else (),
+            )
+            for mac, card in find_cards(domain).items()
+        ),
+        seed=None,
     )
 
 

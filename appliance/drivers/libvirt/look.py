@@ -1,5 +1,6 @@
 """Reads domains from libvirt. Blocking: runs in the connection's threads."""
 
+import xml.etree.ElementTree as ET
 from typing import Final
 
 import libvirt
@@ -7,9 +8,17 @@ import msgspec
 
 from appliance.core.errors import NotFound
 from appliance.drivers.libvirt.definition import Existing, read_existing
-from appliance.drivers.libvirt.record import RECORD_URI, domain_uuid, parse, parse_record
+from appliance.drivers.libvirt.record import (
+    RECORD_URI,
+    UnreadableRecord,
+    complain,
+    domain_uuid,
+    parse,
+    parse_record,
+    parse_wiring,
+)
 from appliance.drivers.libvirt.states import state_of
-from appliance.model.compute import DomainSpec, DomainStatistics, ObservedDomain
+from appliance.model.compute import DomainSpec, DomainStatistics, InterfaceSpec, ObservedDomain
 from appliance.model.domain_state import ACTIVE_STATES, DomainReason, DomainState
 
 _ACTIVE: Final = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
@@ -48,15 +57,18 @@ def get_handle(connection: libvirt.virConnect, domain_id: str) -> libvirt.virDom
     return domain
 
 
-def find_look(connection: libvirt.virConnect, domain_id: str) -> Look | None:
+def find_look(
+    connection: libvirt.virConnect, domain_id: str, *, desired: DomainSpec | None = None
+) -> Look | None:
+    """Raises UnreadableRecord, unless what is `desired` can make up for it."""
     domain = find_handle(connection, domain_id)
     if domain is None:
         return None
-    defined = read_existing(parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)))
+    defined = read_existing(parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)), desired)
     if defined is None:
         return None
     state, reason = read_state(domain)
-    running = read_existing(parse(domain.XMLDesc())) if state in ACTIVE_STATES else None
+    running = read_existing(parse(domain.XMLDesc()), desired) if state in ACTIVE_STATES else None
     return Look(domain=domain, defined=defined, running=running, state=state, reason=reason)
 
 
@@ -85,9 +97,19 @@ def list_observed(connection: libvirt.virConnect) -> list[ObservedDomain]:
     ]
 
 
-def list_specs(connection: libvirt.virConnect) -> list[tuple[DomainSpec, DomainSpec | None]]:
-    """Return of each domain what is defined and what runs."""
-    return [(defined, running) for defined, running, _, _ in _list_records(connection)]
+def list_cards(connection: libvirt.virConnect) -> dict[str, tuple[InterfaceSpec, ...]]:
+    """Return the cards of each domain of ours by its id, those of what runs first.
+
+    A record of which nothing but the cards is readable is enough.
+    """
+    found = dict[str, tuple[InterfaceSpec, ...]]()
+    for domain, _ in connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, _NOWAIT):
+        for which in (libvirt.VIR_DOMAIN_AFFECT_LIVE, libvirt.VIR_DOMAIN_AFFECT_CONFIG):
+            record = _find_element(domain, which)
+            wiring = None if record is None else parse_wiring(record)
+            if wiring is not None:
+                found[wiring.domain_id] = (*found.get(wiring.domain_id, ()), *wiring.interfaces)
+    return found
 
 
 def list_statistics(connection: libvirt.virConnect) -> list[DomainStatistics]:
@@ -108,7 +130,7 @@ def list_statistics(connection: libvirt.virConnect) -> list[DomainStatistics]:
 
 def find_holder(connection: libvirt.virConnect, image_ids: set[str], domain_id: str) -> str | None:
     """Return the id of another active domain that has one of the images open."""
-    for _, running in list_specs(connection):
+    for _, running, _, _ in _list_records(connection):
         if running is None or running.domain_id == domain_id:
             continue
         if image_ids & {disk.image_id for disk in running.disks}:
@@ -134,6 +156,16 @@ def _list_records(
 
 
 def _find_record(domain: libvirt.virDomain, which: int) -> DomainSpec | None:
+    """Return what a domain was made from; None also for a record that is not readable."""
+    record = _find_element(domain, which)
+    try:
+        return None if record is None else parse_record(record, domain.name())
+    except UnreadableRecord as unreadable:  # the others count
+        complain(domain.name(), str(unreadable))
+        return None
+
+
+def _find_element(domain: libvirt.virDomain, which: int) -> ET.Element | None:
     try:
         text = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, RECORD_URI, which)
     except libvirt.libvirtError as error:
@@ -144,7 +176,7 @@ def _find_record(domain: libvirt.virDomain, which: int) -> DomainSpec | None:
         ):
             return None
         raise
-    return parse_record(parse(text))
+    return parse(text)
 
 
 def _observe(

@@ -1,9 +1,11 @@
 """What we write into a domain's definition: whose it is, and from which spec it was made. Pure.
 
 libvirt keeps one copy with the definition and one with what runs, so nothing of ours has to
-remember either.
+remember either. Records outlive the program that wrote them: a field that is added to a spec
+needs a default.
 """
 
+import functools
 import json
 import re
 import uuid
@@ -13,7 +15,9 @@ from typing import Final
 import msgspec
 import structlog
 
-from appliance.model.compute import DomainSpec
+from appliance.core.errors import DriverError
+from appliance.model.compute import DomainSpec, InterfaceSpec
+from appliance.model.fields import ObjectId
 
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
 
@@ -51,19 +55,55 @@ def render_record(spec: DomainSpec, *, bare: bool = False) -> ET.Element:
     return record
 
 
-def parse_record(record: ET.Element) -> DomainSpec | None:
-    """Return the spec of a record; None: nothing that we can read."""
+class Wiring(msgspec.Struct, frozen=True, kw_only=True):
+    """What the ports of a domain need of its record, should the rest not be readable."""
+
+    domain_id: ObjectId
+    interfaces: tuple[InterfaceSpec, ...] = ()
+
+
+class UnreadableRecord(DriverError):
+    """A domain is ours, and another version of this program, or nobody, can say what it is."""
+
+
+def parse_record(record: ET.Element, name: str) -> DomainSpec:
+    """Return the spec in the record of the domain that libvirt calls `name`.
+
+    Raises:
+        UnreadableRecord: no spec that this program knows.
+    """
     try:
         return msgspec.json.decode(record.text or "", type=DomainSpec)
     except msgspec.MsgspecError as broken:
-        _log.error("domain_record_unreadable", error=str(broken))
+        raise UnreadableRecord(
+            f"what is written in domain {name} about it cannot be read: {broken}",
+            hint="apply its definition again, or run the version that wrote it",
+            id=name,
+        ) from broken
+
+
+def parse_wiring(record: ET.Element) -> Wiring | None:
+    """Return the cards in a record; None: nothing that we can read."""
+    try:
+        return msgspec.json.decode(record.text or "", type=Wiring)
+    except msgspec.MsgspecError:
         return None
 
 
+@functools.cache
+def complain(name: str, error: str) -> None:
+    """Log once that a record is not readable."""
+    _log.error("domain_record_unreadable", domain=name, error=error)
+
+
 def find_record(domain: ET.Element) -> DomainSpec | None:
-    """Return the spec that a `<domain>` element was made from; None: it is not ours."""
+    """Return the spec that a `<domain>` element was made from; None: it is not ours.
+
+    Raises:
+        UnreadableRecord: it is ours, made from what this program does not know.
+    """
     record = domain.find(f"metadata/{_RECORD_TAG}")
-    return None if record is None else parse_record(record)
+    return None if record is None else parse_record(record, domain.findtext("name", ""))
 
 
 def parse(text: str) -> ET.Element:

@@ -1,27 +1,47 @@
 """What we write about a domain into libvirt comes back as it was."""
 
 import xml.etree.ElementTree as ET
+from typing import Final
 
 import msgspec
 import pytest
 
 from appliance.drivers.libvirt.record import (
+    UnreadableRecord,
     clean_line,
     clean_text,
     domain_uuid,
     find_record,
     parse_record,
+    parse_wiring,
     render_record,
 )
+from appliance.model.compute import Architecture, DiskSpec, DomainSpec, InterfaceSpec, OsFamily
+from appliance.model.storage import LocalPool, RbdPool
 from tests.support.domains import make_id, make_spec, render
 
 HOSTILE = "<>&'\"]]> \x00\x07\x1b\x7f\x85 \ud7ff\ufffe\uffff\U0001f995\r\n\t é"
 
 
+STORED: Final = (
+    '{"domain_id": "000000000000000000000001", "name": "web", "description": "of the shop", '
+    '"vcpus": 2, "memory_bytes": 1073741824, "os": "linux", "architecture": "x86_64", '
+    '"disks": [{"storage_pool": {"kind": "local", "directory": "/pool"}, '
+    '"image_id": "000000000000000000000002"}, {"storage_pool": {"kind": "rbd", "pool": "rbd", '
+    '"monitor_address": "192.0.2.1", "monitor_port": 3300}, '
+    '"image_id": "000000000000000000000003"}], "interfaces": [{"mac": "da:1e:70:00:00:01", '
+    '"bridge": "br0", "addresses": ["10.0.0.2"]}, {"mac": "da:1e:70:00:00:02", '
+    '"bridge": "br1", "addresses": null}], "seed": {"storage_pool": {"kind": "local", '
+    '"directory": "/pool"}, "image_id": "000000000000000000000001"}, '
+    '"generation": 7}'
+)
+
+
 def test_every_text_survives_in_the_record() -> None:
     spec = msgspec.structs.replace(make_spec(), name=HOSTILE, description=HOSTILE * 20)
     assert find_record(render(spec)) == spec
-    assert parse_record(ET.fromstring(ET.tostring(render_record(spec, bare=True)))) == spec
+    bare = ET.fromstring(ET.tostring(render_record(spec, bare=True)))
+    assert parse_record(bare, spec.domain_id) == spec
 
 
 def test_what_xml_cannot_carry_is_replaced_for_people() -> None:
@@ -39,7 +59,37 @@ def test_a_domain_without_a_record_is_not_ours() -> None:
 def test_a_record_that_nobody_can_read_names_no_domain(text: str) -> None:
     record = ET.Element("domain")
     record.text = text
-    assert parse_record(record) is None
+    with pytest.raises(UnreadableRecord):
+        parse_record(record, "some")
+    assert parse_wiring(record) is None
+
+
+def test_a_record_that_an_earlier_version_stored_stays_readable() -> None:
+    """Frozen: do not change the text, give what you add a default."""
+    record = ET.Element("domain")
+    record.text = STORED
+    assert parse_record(record, make_id(1)) == DomainSpec(
+        domain_id=make_id(1),
+        name="web",
+        description="of the shop",
+        vcpus=2,
+        memory_bytes=1 << 30,
+        os=OsFamily.LINUX,
+        architecture=Architecture.X86_64,
+        disks=(
+            DiskSpec(storage_pool=LocalPool(directory="/pool"), image_id=make_id(2)),
+            DiskSpec(
+                storage_pool=RbdPool(pool="rbd", monitor_address="192.0.2.1", monitor_port=3300),
+                image_id=make_id(3),
+            ),
+        ),
+        interfaces=(
+            InterfaceSpec(mac="da:1e:70:00:00:01", bridge="br0", addresses=("10.0.0.2",)),
+            InterfaceSpec(mac="da:1e:70:00:00:02", bridge="br1"),
+        ),
+        seed=DiskSpec(storage_pool=LocalPool(directory="/pool"), image_id=make_id(1)),
+        generation=7,
+    )
 
 
 def test_the_uuid_of_a_domain_never_changes() -> None:

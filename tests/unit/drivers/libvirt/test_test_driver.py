@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from appliance.core.clock import SystemClock
-from appliance.core.errors import Conflict, Invalid, NotFound
+from appliance.core.errors import Conflict, DriverError, Invalid, NotFound
 from appliance.drivers.libvirt.compute import LibvirtCompute
-from appliance.model.compute import ConsoleKind
+from appliance.model.compute import Change, ConsoleKind
 from appliance.model.domain_state import DomainState, Power
 from appliance.model.network import PortSpec
 from appliance.model.storage import FileLocation, ImageLocation, StoragePoolRef
@@ -25,7 +25,7 @@ class Ports:
         self.set: Mapping[str, tuple[PortSpec, ...]] = {}
 
     async def ensure_ports(self, domain_id: str, ports: tuple[PortSpec, ...]) -> None:
-        raise NotImplementedError
+        self.set = {**self.set, domain_id: ports}
 
     async def ensure_ports_absent(self, domain_id: str) -> None:
         raise NotImplementedError
@@ -41,9 +41,15 @@ def sockets() -> Generator[Path]:
         yield Path(directory)
 
 
-def driver(tmp_path: Path, sockets: Path, ports: Ports) -> LibvirtCompute:
+def driver(
+    tmp_path: Path, sockets: Path, ports: Ports, *, lost_field: str | None = None
+) -> LibvirtCompute:
+    """Return the driver of a host with two domains; the first one's record may lack a field."""
     host = tmp_path / "host.xml"
-    host.write_text(render_host([make_spec(number) for number in (1, 2)]))
+    text = render_host([make_spec(number) for number in (1, 2)])
+    if lost_field is not None:
+        text = text.replace(f'"{lost_field}":', '"other":', 1)
+    host.write_text(text)
     return LibvirtCompute(
         f"test://{host}",
         locate=locate,
@@ -80,6 +86,44 @@ async def test_power_leads_where_it_says(tmp_path: Path, sockets: Path) -> None:
         ):
             observed = await compute.ensure_power(make_id(1), power)
             assert observed.state is state
+
+
+async def test_an_unreadable_record_hides_a_domain_and_hurts_no_other(
+    tmp_path: Path, sockets: Path
+) -> None:
+    ports = Ports()
+    async with driver(tmp_path, sockets, ports, lost_field="vcpus") as compute:
+        assert [domain.domain_id for domain in await compute.list_domains()] == [make_id(2)]
+        assert [counted.domain_id for counted in await compute.list_statistics()] == [make_id(2)]
+        for ask in (
+            compute.get_domain(make_id(1)),
+            compute.ensure_power(make_id(1), Power.STOPPED),
+            compute.reset(make_id(1)),
+        ):
+            with pytest.raises(DriverError, match="apply its definition again"):
+                await ask
+    assert set(ports.set) == {make_id(1), make_id(2)}  # what can be read keeps its ports open
+
+
+async def test_cards_that_cannot_be_read_stay_closed(tmp_path: Path, sockets: Path) -> None:
+    ports = Ports()
+    async with driver(tmp_path, sockets, ports, lost_field="mac"):
+        assert set(ports.set) == {make_id(2)}
+
+
+@pytest.mark.parametrize("lost_field", ["vcpus", "mac"])
+async def test_a_new_definition_repairs_an_unreadable_record(
+    tmp_path: Path, sockets: Path, lost_field: str
+) -> None:
+    ports = Ports()
+    async with driver(tmp_path, sockets, ports, lost_field=lost_field) as compute:
+        applied = await compute.ensure_domain(make_spec(1))
+        assert applied.change is Change.LIVE
+        assert applied.observed.running_generation == 1
+        observed = await compute.get_domain(make_id(1))
+        assert observed.state is DomainState.RUNNING
+        assert (await compute.ensure_domain(make_spec(1))).change is Change.NONE
+    assert [port.name for port in ports.set[make_id(1)]] == ["kwda1e70000001"]
 
 
 async def test_an_error_inside_passes_as_it_is(tmp_path: Path, sockets: Path) -> None:
