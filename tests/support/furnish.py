@@ -50,6 +50,9 @@ class Api:
     def patch(self, path: str) -> None:
         self._ask("PATCH", path)
 
+    def delete(self, path: str) -> None:
+        self._ask("DELETE", path)
+
     def _ask(self, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401 - JSON
         answer = self.client.request(method, f"/api/v1{path}", json=body)
         assert answer.is_success, (method, path, answer.text)
