@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 
-from tests.support.needs import need, need_root
+from tests.support.needs import lack, need, need_root
 
 pytestmark = pytest.mark.timeout(1500)
 _TOP: Final = Path(__file__).resolve().parents[3]
@@ -26,7 +26,7 @@ def state() -> Generator[Path]:
     need_root()
     need("apt-get")  # it installs what is missing
     if Path("/sys/class/net/kdemo-gw").exists():
-        pytest.skip("a demo runs on this machine")
+        lack("a demo runs on this machine already")
     # Not pytest's own directory: the path of a socket has room for 107 characters.
     with tempfile.TemporaryDirectory(prefix="kw-demo-", dir="/var/tmp") as parent:
         place = Path(parent) / "state"
