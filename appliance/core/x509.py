@@ -125,10 +125,6 @@ def fingerprint(certificate_pem: str) -> bytes:
     return _load(certificate_pem).fingerprint(hashes.SHA256())
 
 
-def not_after_ms(certificate_pem: str) -> int:
-    return int(_load(certificate_pem).not_valid_after_utc.timestamp() * 1000)
-
-
 def _moment(now_ms: int) -> datetime:
     return max(datetime.fromtimestamp(now_ms // 1000, UTC), _WRITTEN)
 

@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Final
 
 import libvirt
-import structlog
 
 from appliance.core.aio import supervise
 from appliance.core.clock import Clock
@@ -66,7 +65,6 @@ from appliance.model.network import PortFilter, PortSpec, port_name
 from appliance.model.storage import ImageLocation, StoragePoolRef
 
 Locate = Callable[[StoragePoolRef, str], Awaitable[ImageLocation]]
-_log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
 _POLL_S: Final = 0.25
 _PRESS_AGAIN_S: Final = 10.0  # a guest that still boots does not hear the button
 
