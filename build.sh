@@ -22,6 +22,7 @@ usage: ./build.sh VERB [ARGUMENTS]
   arch     imports point one way
   test     lint, types, arch, then pytest; ARGUMENTS go to pytest, --long first for the long runs
   check    what CI runs: test, with nothing skipped that CI must have
+  faults   run the tests that break something, the long ones too, and write docs/faults.md
   bench    benchmarks; ARGUMENTS: [REPORT.json [NAME...]]
   zipapp   dist/kowabunga
   docs     write the generated pages of docs/
@@ -147,6 +148,11 @@ check() {
   CI=true run_tests
 }
 
+faults() {
+  setup
+  CI=true KOWABUNGA_LONG_TESTS=1 "$BIN/pytest" --faults docs/faults.md "$@"
+}
+
 bench() {
   setup
   "$BIN/python" -m tests.bench "$@"
@@ -206,7 +212,7 @@ main() {
   local verb=${1:-help}
   [[ $# -eq 0 ]] || shift
   case $verb in
-    setup | demo | fmt | lint | types | arch | check | bench | zipapp | lock | docs | clean) "$verb" "$@" ;;
+    setup | demo | fmt | lint | types | arch | check | faults | bench | zipapp | lock | docs | clean) "$verb" "$@" ;;
     test) run_tests "$@" ;;
     help | -h | --help) usage ;;
     image | hwtest) die "$verb is not built yet" ;;
