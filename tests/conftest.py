@@ -77,5 +77,6 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     path: Path | None = session.config.getoption("--faults")
     if path is not None and exitstatus == pytest.ExitCode.OK:
+        seconds = session.config.stash.setdefault(_SECONDS, {})
         kept = "" if is_whole(session.config) else path.read_text(encoding="utf-8")
-        path.write_text(page(session.config.stash.get(_SECONDS, {}), kept), encoding="utf-8")
+        path.write_text(page(seconds, kept), encoding="utf-8")
