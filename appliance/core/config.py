@@ -16,10 +16,11 @@ from typing import Any, Final, Protocol, TypeVar, Union, cast, get_args, get_ori
 
 import msgspec
 import yaml
+from yaml.reader import ReaderError
 
 from appliance.core.errors import Invalid
 
-SIZE_LIMIT_BYTES: Final = 256 * 1024
+SIZE_LIMIT_BYTES: Final = 64 * 1024  # a second of PyYAML at the worst
 
 Place = tuple[int, int]  # line and column, counted from 1
 
@@ -139,6 +140,8 @@ _FORBIDDEN: Final[dict[type[yaml.Token], str]] = {
     yaml.TagToken: "tags (!name) are not allowed",
     yaml.DirectiveToken: "directives (%NAME) are not allowed",
 }
+_MESSAGE: Final = re.compile(r"(?P<rule>.*) - at `(?:key in `)?\$(?P<path>[^`]*)`+", re.DOTALL)
+_SHOWN: Final = 200  # characters of what is wrong
 
 
 class _Document:
@@ -156,13 +159,15 @@ class _Document:
             self.value: object = {} if value is None else value
         except yaml.MarkedYAMLError as wrong:
             raise self._refuse_syntax(wrong) from wrong
-        except yaml.YAMLError as wrong:
-            raise self.refuse(None, str(wrong).splitlines()[0]) from wrong
+        except ReaderError as wrong:
+            rule = f"the character U+{ord(text[wrong.position]):04X} is not allowed"
+            raise self.refuse(_place_of(text, wrong.position), rule) from wrong
 
     def place(self, field: str) -> Place:
         """Return where a field stands, or the nearest thing around it that does."""
         while field not in self._places:
-            field = re.sub(r"(\.[^.\[]*|\[\d+\]|^[^.\[]*)$", "", field)
+            around = re.sub(r"(\.[^.\[]*|\[\d+\]|^[^.\[]*)$", "", field)
+            field = around if around != field else ""
         return self._places[field]
 
     def refuse(
@@ -173,6 +178,8 @@ class _Document:
         context: dict[str, str | int] = {"file": self._source}
         if place:
             context |= {"line": line, "column": column}
+        # What is wrong may be as long as the file.
+        field, rule = _shortened(field), _shortened(rule)
         if field:
             context["field"] = field
         detail = f"{where}: {field}: {rule}" if field else f"{where}: {rule}"
@@ -180,13 +187,14 @@ class _Document:
 
     def refuse_value(self, message: str, kind: type[object]) -> Invalid:
         """Turn msgspec's "what - at `$.path`" (it has no other form) into our error."""
-        rule, _, path = message.partition(" - at `")
-        field = path.rstrip("`").removeprefix("key in `").removeprefix("$").lstrip(".")
+        # A path has no backtick, and what is wrong may have anything.
+        found = _MESSAGE.fullmatch(message)
+        rule, field = (found["rule"], found["path"].lstrip(".")) if found else (message, "")
         known = _fields(kind, field)
         hint = None
-        if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", rule):
+        if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", rule, re.DOTALL):
             rule = "there is no such field"
-            close = difflib.get_close_matches(unknown[1], known, n=1)
+            close = difflib.get_close_matches(_shortened(unknown[1]), known, n=1)
             hint = (
                 f"did you mean {close[0]}?"
                 if close
@@ -203,21 +211,29 @@ class _Document:
         try:
             return content.decode("utf-8-sig")
         except UnicodeDecodeError as wrong:
-            before = content[: wrong.start]
-            place = before.count(b"\n") + 1, wrong.start - before.rfind(b"\n")
+            before = wrong.object[: wrong.start].decode()  # of the content without its mark
+            rule = f"byte 0x{wrong.object[wrong.start]:02x} is not UTF-8"
             raise self.refuse(
-                place, f"byte 0x{content[wrong.start]:02x} is not UTF-8", hint="save it as UTF-8"
+                _place_of(before, len(before)), rule, hint="save it as UTF-8"
             ) from wrong
 
     def _refuse_forbidden(self, text: str) -> None:
         # Before anything is built: a few aliases may stand for gigabytes.
         depth = 0
-        for token in yaml.scan(text, Loader=_Loader):
+        loader = _Loader(text)
+        while (token := self._next_token(loader)) is not None:
             depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
             rule = "is nested too deeply" if depth > _DEPTH_LIMIT else _FORBIDDEN.get(type(token))
             if rule:
                 mark = token.start_mark
                 raise self.refuse((mark.line + 1, mark.column + 1), rule)
+
+    def _next_token(self, loader: _Loader) -> yaml.Token | None:
+        try:
+            return cast("yaml.Token", loader.get_token()) if loader.check_token() else None  # type: ignore[no-untyped-call]  # pyright: ignore[reportUnknownMemberType]
+        except ValueError as wrong:  # "\U00110000", which the library hands to chr()
+            place = loader.line + 1, loader.column + 1
+            raise self.refuse(place, "the escape stands for no character") from wrong
 
     def _refuse_syntax(self, wrong: yaml.MarkedYAMLError) -> Invalid:
         mark = wrong.problem_mark or wrong.context_mark
@@ -237,7 +253,21 @@ class _Document:
                     values.append(self._build(loader, item, name))
                 return values
             case _:
-                return cast("object", loader.construct_object(node))  # pyright: ignore[reportUnknownMemberType]
+                return self._scalar(loader, node, field)
+
+    def _scalar(self, loader: _Loader, node: yaml.Node, field: str) -> object:
+        self._refuse_unencodable(node, field)
+        try:
+            return cast("object", loader.construct_object(node))  # pyright: ignore[reportUnknownMemberType]
+        except ValueError as wrong:  # Python reads no number of thousands of digits
+            raise self.refuse(_place(node), "is too long a number", field=field) from wrong
+
+    def _refuse_unencodable(self, node: yaml.Node, field: str) -> None:
+        try:
+            str(node.value).encode()
+        except UnicodeEncodeError as wrong:
+            rule = "has half a surrogate pair, which is no character"
+            raise self.refuse(_place(node), rule, field=field) from wrong
 
     def _items(
         self, loader: _Loader, node: yaml.MappingNode, field: str
@@ -246,12 +276,21 @@ class _Document:
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise self.refuse(_place(key), "a key must be a word")
+            self._refuse_unencodable(key, field)
             name = f"{field}.{key.value}" if field else str(key.value)
             if key.value in seen:
                 raise self.refuse(_place(key), "stands here twice", field=name)
             seen.add(key.value)
             self._places[name] = _place(key)
             yield key.value, self._build(loader, value, name)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+def _place_of(text: str, index: int) -> Place:
+    return text.count("\n", 0, index) + 1, index - text.rfind("\n", 0, index)
 
 
 def _place(node: yaml.Node) -> Place:

@@ -21,7 +21,7 @@ from appliance.model.agent import AgentType
 from appliance.model.fields import InterfaceName
 
 DEFAULT_PORT: Final = 8443
-NODE_NAME_PATTERN: Final = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+NODE_NAME_PATTERN: Final = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z"
 _LOCAL_LIBVIRT: Final = re.compile(r"qemu:///system|qemu\+unix:///system\?socket=/[^&?#\s]+")
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
 
@@ -37,7 +37,7 @@ class Role(StrEnum):
 AGENT_TYPES: Final = {Role.KAKTUS: AgentType.KAKTUS, Role.KIWI: AgentType.KIWI}
 
 AbsolutePath = Annotated[
-    str, Meta(pattern=r"^/[^\x00-\x1f]*$", description="an absolute path", examples=["/etc/ssl/x"])
+    str, Meta(pattern=r"^/[^\x00-\x1f]*\Z", description="an absolute path", examples=["/etc/ssl/x"])
 ]
 NodeName = Annotated[
     str, Meta(pattern=NODE_NAME_PATTERN, description="a host name without dots, in lower case")

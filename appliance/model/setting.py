@@ -251,7 +251,7 @@ BOOTSTRAP_PUBLIC_KEY: Final = Setting[str | None](
 )
 CLOUD_INIT_LINUX: Final = Setting[str | None](
     "cloud_init.linux",
-    "cloud-config: a YAML mapping without aliases, of at most 64 KiB",
+    "cloud-config: a YAML mapping without aliases and tags, of at most 64 KiB",
     _cloud_config,
     None,
     "Added to the cloud-init user data of Linux guests: lists are joined, the rest replaced.",
