@@ -9,6 +9,8 @@ VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT: Final[int]
 VIR_DOMAIN_AFFECT_CONFIG: Final[int]
 VIR_DOMAIN_AFFECT_LIVE: Final[int]
 VIR_DOMAIN_BLOCK_RESIZE_BYTES: Final[int]
+VIR_CPU_COMPARE_IDENTICAL: Final[int]
+VIR_CPU_COMPARE_SUPERSET: Final[int]
 VIR_DOMAIN_DEFINE_VALIDATE: Final[int]
 VIR_DOMAIN_DEVICE_MODIFY_FORCE: Final[int]
 VIR_DOMAIN_EVENT_ID_LIFECYCLE: Final[int]
@@ -96,6 +98,15 @@ class virConnect:
     def getLibVersion(self) -> int: ...
     def getInfo(self) -> tuple[str, int, int, int, int, int, int, int]: ...
     def getCapabilities(self) -> str: ...
+    def compareHypervisorCPU(
+        self,
+        emulator: str | None,
+        arch: str | None,
+        machine: str | None,
+        virttype: str | None,
+        xmlCPU: str,
+        flags: int = 0,
+    ) -> int: ...
     def getDomainCapabilities(
         self,
         emulatorbin: str | None,

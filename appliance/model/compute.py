@@ -4,7 +4,7 @@ A domain is named by the id of its instance; the user's name is only its title.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Annotated, Final, Protocol
 
@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from appliance.core.errors import Invalid
 from appliance.model.domain_state import DomainReason, DomainState, Power
-from appliance.model.fields import InterfaceName, MacAddress, ObjectId, PositiveBytes
+from appliance.model.fields import CpuModel, InterfaceName, MacAddress, ObjectId, PositiveBytes
 from appliance.model.storage import StoragePoolRef
 
 GRACE_LIMIT_S: Final = 180  # leaves the hard stop time before a client gives up
@@ -27,6 +27,22 @@ class Architecture(StrEnum):
 class OsFamily(StrEnum):
     LINUX = "linux"
     WINDOWS = "windows"
+
+
+class Firmware(StrEnum):
+    """What a domain boots by."""
+
+    AUTO = "auto"  # what its system is known to need
+    UEFI = "uefi"
+    BIOS = "bios"
+
+
+class Tpm(StrEnum):
+    """Whether a domain has a TPM 2.0."""
+
+    AUTO = "auto"  # where its system wants one and the host can
+    ON = "on"
+    OFF = "off"
 
 
 class ConsoleKind(StrEnum):
@@ -44,6 +60,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
         cpu_threads: threads of all cores together: what a scheduler counts as processors.
         hypervisor: name and version, for people.
         accelerated: guests run on the processor itself, not on an emulated one.
+        cpu_models: processors that guests can be given instead of the host's own.
     """
 
     architecture: Architecture
@@ -55,6 +72,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int
     hypervisor: str
     accelerated: bool
+    cpu_models: tuple[str, ...] = ()
     simulated: bool = False
 
 
@@ -85,6 +103,7 @@ class DomainSpec(msgspec.Struct, frozen=True, kw_only=True):
         disks: in the order the guest sees them; the first one is booted.
         interfaces: in the order the guest sees them.
         seed: its CD-ROM for cloud-init.
+        cpu_model: the processor that its guest sees; None: the host's own.
         generation: of the desired state; a label that is kept and told, never compared.
     """
 
@@ -98,6 +117,9 @@ class DomainSpec(msgspec.Struct, frozen=True, kw_only=True):
     disks: Annotated[tuple[DiskSpec, ...], Meta(min_length=1)]
     interfaces: tuple[InterfaceSpec, ...] = ()
     seed: DiskSpec | None = None
+    cpu_model: CpuModel | None = None
+    firmware: Firmware = Firmware.AUTO
+    tpm: Tpm = Tpm.AUTO
     generation: Annotated[int, Meta(ge=0)]
 
 
@@ -122,7 +144,7 @@ class Change(StrEnum):
     """How a definition took effect."""
 
     NONE = "none"  # it was so already
-    DEFINED = "defined"  # nothing runs: the next start uses it
+    DEFINED = "defined"  # the next start uses it; nothing runs, or nothing of it can change before
     LIVE = "live"  # what runs has it now
     RESTART = "restart"  # at least a part waits for the domain to be stopped and started
 
@@ -157,19 +179,47 @@ class DomainEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 DomainListener = Callable[[DomainEvent], None]
 
+# What a domain gets when it starts, and no restart is made for: nobody asks for these for one
+# domain, and a change of a zone must not restart all that is in it.
+START_FIELDS: Final = ("cpu_model", "firmware", "tpm")
+
+
+def until_start(desired: DomainSpec, running: DomainSpec) -> DomainSpec:
+    """Return `desired` with those of its fields that only a start brings as what runs has them."""
+    return msgspec.structs.replace(
+        desired, **{name: getattr(running, name) for name in START_FIELDS}
+    )
+
 
 def check_domain(spec: DomainSpec) -> None:
     """Check what the fields' own types cannot say.
 
     Raises:
-        Invalid: a disk or a MAC address is there twice.
+        Invalid: a disk or a MAC address is there twice, or there is no such firmware.
     """
+    if spec.architecture is Architecture.AARCH64 and spec.firmware is Firmware.BIOS:
+        raise Invalid(f"domain {spec.domain_id}: aarch64 has no BIOS", field="firmware")
     images = [(disk.storage_pool, disk.image_id) for disk in spec.disks]
     if len(set(images)) != len(images):
         raise Invalid(f"domain {spec.domain_id} has a disk twice", field="disks")
     macs = [interface.mac for interface in spec.interfaces]
     if len(set(macs)) != len(macs):
         raise Invalid(f"domain {spec.domain_id} has a MAC address twice", field="interfaces")
+
+
+def check_cpu_model(spec: DomainSpec, possible: Sequence[str]) -> None:
+    """Check that a host can give the processor; `possible`: those that it has.
+
+    Raises:
+        Invalid: it cannot.
+    """
+    if spec.cpu_model is not None and spec.cpu_model not in possible:
+        raise Invalid(
+            f"domain {spec.domain_id}: its host cannot give its guest the processor"
+            f" {spec.cpu_model}",
+            field="cpu_model",
+            hint=f"possible there: its own, {', '.join(possible) or 'and no other'}",
+        )
 
 
 class ComputeDriver(Protocol):
@@ -185,13 +235,16 @@ class ComputeDriver(Protocol):
     async def ensure_domain(self, spec: DomainSpec) -> AppliedDomain:
         """Define the domain, or change it; what can change while it runs does so at once.
 
-        Starts and stops nothing. Until a restart, a repeat says again what waits for it.
+        Starts and stops nothing. Until a restart, a repeat says again what waits for it; but for
+        `START_FIELDS`, which wait quietly.
 
         Raises:
-            Invalid: an image or a bridge is not there; a disk or MAC address is there twice.
+            Invalid: an image or a bridge is not there; a disk or MAC address is there twice; the
+                host cannot give the processor.
             Conflict: the architecture differs from the existing domain's; or a disk that is to be
                 attached live is open in another domain.
-            InsufficientResource: more memory than the host has, or a foreign architecture.
+            InsufficientResource: more memory than the host has, a foreign architecture, or firmware
+                or a TPM that it does not have.
         """
         ...
 

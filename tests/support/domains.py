@@ -50,13 +50,12 @@ def make_platform(
     kind: str = "kvm",
     architecture: Architecture = Architecture.X86_64,
     accelerated: bool = True,
-    cpu_baseline: str | None = None,
 ) -> Platform:
     return Platform(
         kind=kind,
         architecture=architecture,
         accelerated=accelerated,
-        cpu_baseline=cpu_baseline,
+        cpu_models=("x86-64-v2", "EPYC-Rome"),
         efi=True,
         secure_boot=architecture is Architecture.X86_64,
         tpm=True,

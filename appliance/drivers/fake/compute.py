@@ -27,6 +27,7 @@ from appliance.model.compute import (
     DomainStatistics,
     HostFacts,
     ObservedDomain,
+    check_cpu_model,
     check_domain,
 )
 from appliance.model.domain_state import DomainReason, DomainState, Power
@@ -44,6 +45,7 @@ class HostSize:
     cpu_cores: int = 32
     cpu_threads: int = 64
     memory_bytes: int = 256 * 1024**3
+    cpu_models: tuple[str, ...] = ("x86-64-v2", "x86-64-v3", "x86-64-v4")
     grows_live: bool = True  # guests take more processors and memory while they run
 
 
@@ -86,6 +88,7 @@ class FakeComputeDriver:
                 memory_bytes=self._size.memory_bytes,
                 hypervisor="Simulated: nothing runs",
                 accelerated=False,
+                cpu_models=self._size.cpu_models,
                 simulated=True,
             )
 
@@ -243,6 +246,7 @@ class FakeComputeDriver:
                 f" {self._size.memory_bytes}",
                 id=spec.domain_id,
             )
+        check_cpu_model(spec, self._size.cpu_models)
 
     def _check_parts(self, spec: DomainSpec) -> None:
         for disk in _disks(spec):
@@ -267,6 +271,8 @@ class FakeComputeDriver:
         self._release(old.running, but=running)
         new = self._put(old.define(spec).run(running))
         change = Change.NONE if new == old else Change.LIVE
+        if running == old.running and new != old:
+            change = Change.DEFINED
         return AppliedDomain(
             change=Change.RESTART if restart_for else change,
             restart_for=restart_for,

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from appliance.model.compute import DomainSpec, ObservedDomain
+from appliance.model.compute import DomainSpec, ObservedDomain, until_start
 from appliance.model.domain_state import ACTIVE_STATES, DomainReason, DomainState
 
 
@@ -71,11 +71,12 @@ def change_live(
         "disks": not _disks_change_live(running, desired),
     }
     restart_for = tuple(name for name, is_stuck in stuck.items() if is_stuck)
+    after = until_start(desired, running)
     if not restart_for:
-        return desired, ()
+        return after, ()
     return (
         msgspec.structs.replace(
-            desired,
+            after,
             generation=running.generation,
             **{name: getattr(running, name) for name in restart_for},
         ),

@@ -55,9 +55,12 @@ from appliance.model.compute import (
     DomainListener,
     DomainSpec,
     DomainStatistics,
+    Firmware,
     HostFacts,
     InterfaceSpec,
     ObservedDomain,
+    Tpm,
+    check_cpu_model,
     check_domain,
 )
 from appliance.model.domain_state import ACTIVE_STATES, DomainState, Power
@@ -83,7 +86,6 @@ class LibvirtCompute:
         directory: of sockets and logs of consoles; ours alone.
         accelerated: KVM, as a probe has found; else QEMU emulates the processor.
         architecture: None: the host's own. Another one is emulated.
-        cpu_baseline: name of a processor that guests see instead of the host's own.
         has_bridge: tells whether a bridge is there, where libvirtd looks.
     """
 
@@ -97,7 +99,6 @@ class LibvirtCompute:
         accelerated: bool,
         clock: Clock,
         architecture: Architecture | None = None,
-        cpu_baseline: str | None = None,
         has_bridge: Callable[[str], bool] = bridge_exists,
     ) -> None:
         console.check_directory(directory)
@@ -107,7 +108,6 @@ class LibvirtCompute:
         self._accelerated = accelerated
         self._clock = clock
         self._architecture = architecture or host_architecture()
-        self._cpu_baseline = cpu_baseline
         self._has_bridge = has_bridge
         self._platform: Platform | None = None
         self._watch = StateWatch()
@@ -235,7 +235,6 @@ class LibvirtCompute:
             read_host_platform,
             architecture=self._architecture,
             accelerated=self._accelerated,
-            cpu_baseline=self._cpu_baseline,
         )
         await calls.call(_make_directory, self._directory, platform.qemu_user)
         cards = await calls.call(list_cards)
@@ -321,7 +320,7 @@ def _ports(*known: InterfaceSpec) -> tuple[PortSpec, ...]:
 
 
 def _check_host(spec: DomainSpec, platform: Platform, memory_bytes: int) -> None:
-    """Raises InsufficientResource."""
+    """Raises InsufficientResource or Invalid: something that the host does not have."""
     lack = None
     if spec.architecture is not platform.architecture:
         lack = f"{spec.architecture}, the host is {platform.architecture}"
@@ -329,8 +328,13 @@ def _check_host(spec: DomainSpec, platform: Platform, memory_bytes: int) -> None
         lack = f"{spec.memory_bytes} bytes of memory, the host has {memory_bytes}"
     elif spec.vcpus > platform.max_vcpus:
         lack = f"{spec.vcpus} processors, QEMU gives at most {platform.max_vcpus}"
+    elif spec.firmware is Firmware.UEFI and not platform.efi:
+        lack = "firmware for UEFI, none is installed on the host (packages ovmf, qemu-efi-aarch64)"
+    elif spec.tpm is Tpm.ON and not platform.tpm:
+        lack = "a TPM, swtpm is not installed on the host"
     if lack is not None:
         raise InsufficientResource(f"domain {spec.domain_id} needs {lack}", id=spec.domain_id)
+    check_cpu_model(spec, platform.cpu_models)
 
 
 def _change(
@@ -340,8 +344,9 @@ def _change(
         return Change.RESTART
     if old is None or old.running is None:
         return Change.NONE if old is not None and old.defined.spec == spec else Change.DEFINED
-    unchanged = old.defined.spec == spec and old.running.spec == running
-    return Change.NONE if unchanged else Change.LIVE
+    if old.running.spec != running:
+        return Change.LIVE
+    return Change.NONE if old.defined.spec == spec else Change.DEFINED
 
 
 def _define(connection: libvirt.virConnect, definition: str) -> None:

@@ -13,6 +13,7 @@ import msgspec
 from appliance.drivers.libvirt import places
 from appliance.drivers.libvirt.places import PORTS_PER_BANK, card_bus, disk_bus, disk_name
 from appliance.drivers.libvirt.platform import Platform
+from appliance.drivers.libvirt.processors import render_processor
 from appliance.drivers.libvirt.record import (
     UnreadableRecord,
     clean_line,
@@ -26,8 +27,10 @@ from appliance.model.compute import (
     ConsoleKind,
     DiskSpec,
     DomainSpec,
+    Firmware,
     InterfaceSpec,
     OsFamily,
+    Tpm,
 )
 from appliance.model.network import port_name
 from appliance.model.storage import ImageLocation
@@ -204,7 +207,7 @@ def render_domain(spec: DomainSpec, layout: Layout, parts: Parts) -> ET.Element:
     _text(domain, "vcpu", str(most), placement="static", current=str(spec.vcpus))
     _render_boot(domain, spec, layout, platform)
     _render_features(domain, spec, platform)
-    _render_cpu(domain, platform)
+    domain.append(_processor(spec, platform))
     _render_clock(domain, spec, platform)
     # A guest that ends stays off: whether it is started again is not decided here.
     _text(domain, "on_poweroff", "destroy")
@@ -259,15 +262,33 @@ def has_sata(platform: Platform, os: OsFamily) -> bool:
     return os is OsFamily.WINDOWS and platform.architecture is Architecture.X86_64
 
 
-def _render_boot(domain: ET.Element, spec: DomainSpec, layout: Layout, platform: Platform) -> None:
+def _has_efi(spec: DomainSpec, platform: Platform) -> bool:
+    """Tell how it boots, where that is open: Windows by UEFI, Linux on x86 as its images do."""
+    if spec.firmware is not Firmware.AUTO:
+        return spec.firmware is Firmware.UEFI
     windows = spec.os is OsFamily.WINDOWS
-    efi = platform.efi and (windows or platform.architecture is Architecture.AARCH64)
+    return platform.efi and (windows or platform.architecture is Architecture.AARCH64)
+
+
+def _has_secure_boot(spec: DomainSpec, platform: Platform) -> bool:
+    """Not for Linux: an image that nobody has signed would not boot."""
+    return platform.secure_boot and spec.os is OsFamily.WINDOWS and _has_efi(spec, platform)
+
+
+def _has_tpm(spec: DomainSpec, platform: Platform) -> bool:
+    if spec.tpm is not Tpm.AUTO:
+        return spec.tpm is Tpm.ON
+    return platform.tpm and spec.os is OsFamily.WINDOWS
+
+
+def _render_boot(domain: ET.Element, spec: DomainSpec, layout: Layout, platform: Platform) -> None:
+    efi = _has_efi(spec, platform)
     boot = _add(domain, "os", **({"firmware": "efi"} if efi else {}))
     machine = layout.machine or platform.machine
     _text(boot, "type", "hvm", arch=platform.architecture.value, machine=machine)
     if efi and platform.architecture is Architecture.X86_64:
         firmware = _add(boot, "firmware")
-        secure = "yes" if platform.secure_boot else "no"
+        secure = "yes" if _has_secure_boot(spec, platform) else "no"
         _add(firmware, "feature", enabled=secure, name="secure-boot")
         _add(firmware, "feature", enabled=secure, name="enrolled-keys")
 
@@ -278,7 +299,7 @@ def _render_features(domain: ET.Element, spec: DomainSpec, platform: Platform) -
     _add(features, "acpi")
     if platform.architecture is Architecture.X86_64:
         _add(features, "apic")
-        if windows and platform.secure_boot:  # its variables are written in SMM only
+        if _has_secure_boot(spec, platform):  # its variables are written in SMM only
             _add(features, "smm", state="on")
         if windows and platform.accelerated:
             hyperv = _add(features, "hyperv", mode="custom")
@@ -292,17 +313,16 @@ def _render_features(domain: ET.Element, spec: DomainSpec, platform: Platform) -
         _text(_add(features, "tcg"), "tb-cache", str(cache_mib), unit="MiB")
 
 
-def _render_cpu(domain: ET.Element, platform: Platform) -> None:
-    if platform.accelerated and platform.cpu_baseline is None:
-        _add(domain, "cpu", mode="host-passthrough", check="none", migratable="on")
-    elif platform.cpu_baseline is not None:
-        cpu = _add(domain, "cpu", mode="custom", match="exact", check="none")
-        _text(cpu, "model", platform.cpu_baseline, fallback="forbid")
-    elif platform.architecture is Architecture.AARCH64:
-        cpu = _add(domain, "cpu", mode="custom", match="exact", check="none")
+def _processor(spec: DomainSpec, platform: Platform) -> ET.Element:
+    if spec.cpu_model is not None:
+        return render_processor(spec.cpu_model)
+    if platform.accelerated:
+        return ET.Element("cpu", mode="host-passthrough", check="none", migratable="on")
+    if platform.architecture is Architecture.AARCH64:
+        cpu = ET.Element("cpu", mode="custom", match="exact", check="none")
         _text(cpu, "model", "cortex-a72", fallback="forbid")  # signs pointers never, and fast so
-    else:
-        _add(domain, "cpu", mode="maximum", check="none", migratable="on")
+        return cpu
+    return ET.Element("cpu", mode="maximum", check="none", migratable="on")
 
 
 def _render_clock(domain: ET.Element, spec: DomainSpec, platform: Platform) -> None:
@@ -336,7 +356,7 @@ def _render_devices(devices: ET.Element, spec: DomainSpec, layout: Layout, parts
         _add(devices, "input", type="keyboard", bus="usb")
     if not x86 or spec.os is OsFamily.WINDOWS:
         _add(devices, "input", type="tablet", bus="usb")
-    if spec.os is OsFamily.WINDOWS and platform.tpm:
+    if _has_tpm(spec, platform):
         tpm = _add(devices, "tpm", model="tpm-crb" if x86 else "tpm-tis")
         _add(tpm, "backend", type="emulator", version="2.0")
     balloon = _add(devices, "memballoon", model="virtio")

@@ -1,6 +1,6 @@
 """What the host is. Blocking: runs in the connection's threads."""
 
-import platform as machine
+import platform as this_machine
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -9,12 +9,15 @@ from typing import Final
 import libvirt
 
 from appliance.core.errors import Unavailable
+from appliance.drivers.libvirt.faults import is_away
 from appliance.drivers.libvirt.platform import MACHINES, Platform, read_platform
-from appliance.drivers.libvirt.record import parse
+from appliance.drivers.libvirt.processors import LEVELS, render_processor
+from appliance.drivers.libvirt.record import parse, serialise
 from appliance.model.compute import Architecture, HostFacts
 
 _MEMINFO: Final = Path("/proc/meminfo")
 _CPUINFO: Final = Path("/proc/cpuinfo")
+_X86: Final = Architecture.X86_64
 
 
 def read_host_platform(
@@ -22,25 +25,52 @@ def read_host_platform(
     *,
     architecture: Architecture,
     accelerated: bool,
-    cpu_baseline: str | None,
 ) -> Platform:
     kind = "kvm" if accelerated else "qemu"
     if connection.getType().lower() != "qemu":  # libvirt's test driver has no such capabilities
         kind = connection.getType().lower()
         return Platform(kind=kind, architecture=architecture, accelerated=False)
-    told = connection.getDomainCapabilities(None, architecture.value, MACHINES[architecture], kind)
+    machine = MACHINES[architecture]
+    told = parse(connection.getDomainCapabilities(None, architecture.value, machine, kind))
     return read_platform(
         parse(connection.getCapabilities()),
-        parse(told),
+        told,
         architecture=architecture,
         accelerated=accelerated,
-        cpu_baseline=cpu_baseline,
+        cpu_models=_list_processors(connection, told, architecture=architecture, kind=kind),
     )
+
+
+def _list_processors(
+    connection: libvirt.virConnect, told: ET.Element, *, architecture: Architecture, kind: str
+) -> tuple[str, ...]:
+    """Return what guests can be given, by name, the levels first.
+
+    Nothing on aarch64, where KVM gives guests the processor that is there.
+    """
+    if architecture is not _X86:
+        return ()
+    usable = "cpu/mode[@name='custom'][@supported='yes']/model[@usable='yes']"
+    named = sorted(model.text or "" for model in told.findall(usable))
+    levels = [level for level in LEVELS if _has(connection, render_processor(level), kind)]
+    return (*levels, *named)
+
+
+def _has(connection: libvirt.virConnect, cpu: ET.Element, kind: str) -> bool:
+    try:
+        answer = connection.compareHypervisorCPU(
+            None, _X86.value, MACHINES[_X86], kind, serialise(cpu), 0
+        )
+    except libvirt.libvirtError as error:
+        if is_away(error):
+            raise
+        return False  # a libvirt that does not know a feature's name
+    return answer in (libvirt.VIR_CPU_COMPARE_IDENTICAL, libvirt.VIR_CPU_COMPARE_SUPERSET)
 
 
 def host_architecture() -> Architecture:
     """Raises Unavailable."""
-    name = machine.machine()
+    name = this_machine.machine()
     try:
         return Architecture(name)
     except ValueError:
@@ -63,6 +93,7 @@ def read_host(connection: libvirt.virConnect, *, platform: Platform) -> HostFact
             f", libvirt {_version(connection.getLibVersion())}"
         ),
         accelerated=platform.accelerated,
+        cpu_models=platform.cpu_models,
     )
 
 

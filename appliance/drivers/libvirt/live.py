@@ -33,7 +33,7 @@ from appliance.drivers.libvirt.record import (
     render_record,
     serialise,
 )
-from appliance.model.compute import Architecture, DomainSpec
+from appliance.model.compute import Architecture, DomainSpec, until_start
 
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
 DeviceFinder = Callable[[ET.Element], dict[str, ET.Element]]
@@ -82,10 +82,10 @@ class LiveChange:
         if desired.seed != before.seed:
             await self._change_medium()
         restart_for = tuple(name for name, is_stuck in stuck.items() if is_stuck)
-        after = desired
+        after = until_start(desired, before)
         if restart_for:
             after = msgspec.structs.replace(
-                desired,
+                after,
                 generation=before.generation,
                 **{name: getattr(before, name) for name in restart_for},
             )

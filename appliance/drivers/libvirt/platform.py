@@ -18,7 +18,7 @@ class Platform(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         kind: libvirt's `<domain type=...>`.
         accelerated: guests run on the processor itself.
-        cpu_baseline: name of the processor that all guests see; None: the host's own.
+        cpu_models: processors that guests can be given instead of the host's own.
         max_vcpus: most that QEMU gives a guest.
         efi: firmware for UEFI is installed.
         secure_boot: ... and one with Microsoft's keys enrolled.
@@ -29,7 +29,7 @@ class Platform(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     architecture: Architecture
     accelerated: bool
-    cpu_baseline: str | None = None
+    cpu_models: tuple[str, ...] = ()
     max_vcpus: int = _VCPUS_LIMIT
     efi: bool = False
     secure_boot: bool = False
@@ -47,7 +47,7 @@ def read_platform(
     *,
     architecture: Architecture,
     accelerated: bool,
-    cpu_baseline: str | None,
+    cpu_models: tuple[str, ...],
 ) -> Platform:
     """Read `virConnectGetCapabilities` and `virConnectGetDomainCapabilities`."""
     vcpu = domain_capabilities.find("vcpu")
@@ -57,7 +57,7 @@ def read_platform(
         kind="kvm" if accelerated else "qemu",
         architecture=architecture,
         accelerated=accelerated,
-        cpu_baseline=cpu_baseline,
+        cpu_models=cpu_models,
         max_vcpus=min(most, _VCPUS_LIMIT),
         efi=efi,
         secure_boot=efi and "yes" in _values(domain_capabilities, "os/loader", "secure"),

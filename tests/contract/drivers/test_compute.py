@@ -13,6 +13,7 @@ from appliance.model.compute import (
     ConsoleKind,
     DomainEvent,
     DomainSpec,
+    Firmware,
     InterfaceSpec,
     ObservedDomain,
 )
@@ -111,6 +112,40 @@ class TestDefinition:
         restarted = await rig.compute.ensure_power(spec.domain_id, Power.RUNNING)
         assert restarted.running_generation == smaller.generation
         assert (await rig.compute.ensure_domain(smaller)).change is Change.NONE
+
+    async def test_of_another_processor_waits_quietly_for_the_next_start(self, rig: Rig) -> None:
+        model = (await rig.compute.get_host()).cpu_models[0]
+        spec = await define(rig, Power.RUNNING)
+        other = msgspec.structs.replace(spec, cpu_model=model)
+        for change in (Change.DEFINED, Change.NONE):
+            applied = await rig.compute.ensure_domain(other)
+            assert applied.change is change
+            assert applied.restart_for == ()
+            assert applied.observed.generation == applied.observed.running_generation
+        # What can change live still does, and asks for no restart.
+        applied = await rig.compute.ensure_domain(changed(other, description="new"))
+        assert applied.change is Change.LIVE
+        assert applied.observed.running_generation == applied.observed.generation
+        await rig.compute.ensure_power(spec.domain_id, Power.STOPPED)
+        await rig.compute.ensure_power(spec.domain_id, Power.RUNNING)
+        assert (await rig.compute.ensure_domain(changed(other, description="new"))).change is (
+            Change.NONE
+        )
+
+    async def test_of_a_processor_that_the_host_cannot_give_is_refused(self, rig: Rig) -> None:
+        spec = msgspec.structs.replace(await rig.spec(), cpu_model="no-such-model")
+        with pytest.raises(Invalid) as refused:
+            await rig.compute.ensure_domain(spec)
+        assert refused.value.context["field"] == "cpu_model"
+        assert "x86-64-v2" in (refused.value.hint or "")
+        assert await domains(rig) == []
+
+    async def test_of_an_aarch64_domain_with_a_bios_is_refused(self, rig: Rig) -> None:
+        spec = msgspec.structs.replace(
+            await rig.spec(), architecture=Architecture.AARCH64, firmware=Firmware.BIOS
+        )
+        with pytest.raises(Invalid, match="BIOS"):
+            await rig.compute.ensure_domain(spec)
 
     async def test_taken_back_before_the_restart_waits_for_nothing(self, rig: Rig) -> None:
         spec = await define(rig, Power.RUNNING)

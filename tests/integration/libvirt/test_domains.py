@@ -14,7 +14,15 @@ from appliance.core.errors import DeadlineExceeded, NotFound
 from appliance.drivers.libvirt.compute import LibvirtCompute
 from appliance.drivers.libvirt.definition import console_log
 from appliance.drivers.libvirt.record import domain_uuid
-from appliance.model.compute import Architecture, Change, DomainSpec, InterfaceSpec, OsFamily
+from appliance.model.compute import (
+    Architecture,
+    Change,
+    DomainSpec,
+    Firmware,
+    InterfaceSpec,
+    OsFamily,
+    Tpm,
+)
 from appliance.model.domain_state import DomainState, Power
 from tests.contract.drivers.rig import BRIDGE, Rig, some_id
 from tests.contract.drivers.rig_libvirt import RecordedPorts
@@ -83,12 +91,13 @@ async def test_a_disk_keeps_its_place_when_another_goes(rig: Rig, libvirtd: Libv
 
 @pytest.mark.parametrize("os", list(OsFamily))
 @pytest.mark.parametrize("accelerated", [True, False])
+@pytest.mark.parametrize("cpu_model", [None, "x86-64-v3", "EPYC-Rome"])
 def test_a_definition_is_valid_by_libvirts_schema(
-    libvirtd: Libvirtd, os: OsFamily, accelerated: bool
+    libvirtd: Libvirtd, os: OsFamily, accelerated: bool, cpu_model: str | None
 ) -> None:
     """Libvirt passes over what it does not know, so this looks for every variant."""
-    platform = make_platform(kind="qemu", accelerated=accelerated, cpu_baseline="EPYC-Rome")
-    definition = render(make_spec(os=os), platform)
+    platform = make_platform(kind="qemu", accelerated=accelerated)
+    definition = render(msgspec.structs.replace(make_spec(os=os), cpu_model=cpu_model), platform)
     with raw(libvirtd) as connection:
         domain = connection.defineXMLFlags(
             ET.tostring(definition, encoding="unicode"), libvirt.VIR_DOMAIN_DEFINE_VALIDATE
@@ -163,6 +172,35 @@ async def test_domains_of_others_are_neither_listed_nor_touched(
         finally:
             domain.destroy()
             domain.undefineFlags()
+
+
+@pytest.mark.parametrize("model", ["x86-64-v2", "Nehalem"])
+async def test_a_guest_runs_with_the_processor_that_was_asked_for(
+    rig: Rig, libvirtd: Libvirtd, model: str
+) -> None:
+    possible = (await rig.compute.get_host()).cpu_models
+    assert model in possible
+    assert "x86-64-v4" not in possible  # the emulator has no AVX-512
+    spec = msgspec.structs.replace(await rig.spec(), cpu_model=model)
+    await start(rig, spec)
+    live = live_xml(libvirtd, spec.domain_id)
+    assert live.findtext("cpu/model") == ("kvm64" if model == "x86-64-v2" else model)
+    # libvirt has compared what QEMU gives with what was asked for.
+    assert live.find("cpu[@check='full']") is not None
+
+
+async def test_linux_gets_the_firmware_and_the_tpm_that_were_asked_for(
+    rig: Rig, libvirtd: Libvirtd
+) -> None:
+    before = files_of_libvirt(libvirtd)
+    spec = msgspec.structs.replace(await rig.spec(), firmware=Firmware.UEFI, tpm=Tpm.ON)
+    await rig.compute.ensure_domain(spec)
+    await rig.compute.ensure_power(spec.domain_id, Power.PAUSED)
+    domain = live_xml(libvirtd, spec.domain_id)
+    assert domain.findtext("os/loader", "").endswith(".fd")
+    assert domain.find("devices/tpm") is not None
+    await rig.compute.ensure_domain_absent(spec.domain_id)
+    assert files_of_libvirt(libvirtd) == before
 
 
 async def test_windows_gets_firmware_and_tpm_and_leaves_nothing(

@@ -7,7 +7,14 @@ import pytest
 
 from appliance.core.errors import Invalid
 from appliance.drivers.libvirt.definition import Layout, lay_out, read_existing
-from appliance.model.compute import Architecture, DiskSpec, InterfaceSpec, OsFamily
+from appliance.model.compute import (
+    Architecture,
+    DiskSpec,
+    Firmware,
+    InterfaceSpec,
+    OsFamily,
+    Tpm,
+)
 from tests.support.domains import POOL, make_id, make_platform, make_spec, render
 
 
@@ -25,10 +32,26 @@ def test_a_guest_sees_the_processor_of_the_host() -> None:
     assert domain.find("os[@firmware]") is None
 
 
-def test_a_baseline_takes_the_place_of_the_hosts_processor() -> None:
-    domain = render(make_spec(), make_platform(cpu_baseline="EPYC-Rome"))
+@pytest.mark.parametrize("accelerated", [True, False])
+def test_another_processor_takes_the_place_of_the_hosts(accelerated: bool) -> None:
+    spec = msgspec.structs.replace(make_spec(), cpu_model="EPYC-Rome")
+    domain = render(spec, make_platform(accelerated=accelerated))
     assert the(domain, "cpu").get("mode") == "custom"
+    assert the(domain, "cpu").get("check") == "partial"  # a start without all of it is refused
     assert domain.findtext("cpu/model") == "EPYC-Rome"
+    assert domain.find("cpu/feature") is None
+
+
+def test_a_level_of_x86_64_is_a_plain_processor_with_all_its_features() -> None:
+    features: list[set[str]] = []
+    for level in ("x86-64-v2", "x86-64-v3", "x86-64-v4"):
+        domain = render(msgspec.structs.replace(make_spec(), cpu_model=level))
+        assert domain.findtext("cpu/model") == "kvm64"
+        required = domain.findall("cpu/feature[@policy='require']")
+        features.append({feature.get("name", "") for feature in required})
+    assert features[0] < features[1] < features[2]
+    assert {"popcnt", "sse4.2"} <= features[0]
+    assert {"avx2", "aes"} <= features[1] - features[0]
 
 
 def test_an_emulated_processor_is_a_capable_one_with_a_bounded_cache() -> None:
@@ -65,6 +88,23 @@ def test_windows_has_what_it_knows() -> None:
 def test_windows_without_firmware_and_tpm_on_the_host_goes_without() -> None:
     platform = msgspec.structs.replace(make_platform(), efi=False, secure_boot=False, tpm=False)
     domain = render(make_spec(os=OsFamily.WINDOWS), platform)
+    assert the(domain, "os").attrib == {}
+    assert domain.find("devices/tpm") is None
+    assert domain.find("features/smm") is None
+
+
+def test_firmware_and_tpm_that_were_asked_for_do_not_follow_the_system() -> None:
+    asked = msgspec.structs.replace(make_spec(), firmware=Firmware.UEFI, tpm=Tpm.ON)
+    domain = render(asked)
+    assert the(domain, "os").get("firmware") == "efi"
+    # An image that nobody signed boots too.
+    assert the(domain, "os/firmware/feature[@name='secure-boot']").get("enabled") == "no"
+    assert domain.find("features/smm") is None
+    assert the(domain, "devices/tpm/backend").get("version") == "2.0"
+    old = msgspec.structs.replace(
+        make_spec(os=OsFamily.WINDOWS), firmware=Firmware.BIOS, tpm=Tpm.OFF
+    )
+    domain = render(old)
     assert the(domain, "os").attrib == {}
     assert domain.find("devices/tpm") is None
     assert domain.find("features/smm") is None
