@@ -83,7 +83,11 @@ async def no_drivers(send_event: EventSender) -> AsyncGenerator[Served]:
 
 
 async def run_agent(
-    config: AgentRoleConfig, *, ready: Callable[[], None], drivers: Drivers = no_drivers
+    config: AgentRoleConfig,
+    *,
+    ready: Callable[[], None],
+    drivers: Drivers = no_drivers,
+    fence_book: type[FenceBook] = FenceBook,
 ) -> None:
     """Stay connected to every Kahuna until cancelled; `ready` is called on the first session.
 
@@ -111,7 +115,7 @@ async def run_agent(
 
         async with (
             drivers(send_event) as served,
-            FenceBook.open(config.directory / "fences.db") as fences,
+            fence_book.open(config.directory / "fences.db") as fences,
             Dispatcher({**base, **served.handlers}, fences) as dispatcher,
         ):
 

@@ -50,6 +50,7 @@ from appliance.services.rotation import Rotation
 from appliance.services.secrets import Secrets
 from appliance.services.settings import Settings
 from appliance.services.simulation import Simulation, Stage
+from appliance.store.base import Store
 from appliance.store.sqlite import SqliteStore
 
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
@@ -106,15 +107,22 @@ class Ready:
     api_key_file: Path
 
 
-async def run_kahuna(config: KahunaConfig, *, ready: Callable[[Ready], None]) -> None:
+async def run_kahuna(
+    config: KahunaConfig,
+    *,
+    ready: Callable[[Ready], None],
+    store_of: Callable[[Store], Store] = lambda store: store,
+) -> None:
     """Serve until cancelled; then let go of claims and close within 10 s.
+
+    `store_of` puts something before the state that it uses.
 
     Raises:
         Invalid: the configuration cannot be served (plain HTTP beyond loopback, bad TLS files).
         Conflict: another process holds the state directory or the address.
         Corrupt: the state cannot be trusted, or was written by a newer release.
     """
-    async with open_kahuna(config, SystemClock()) as kahuna:
+    async with open_kahuna(config, SystemClock(), store_of=store_of) as kahuna:
         await kahuna.serve(ready)
 
 
@@ -125,6 +133,7 @@ async def open_kahuna(
     *,
     directory_of: Callable[[Agents], AgentDirectory] = lambda agents: agents,
     stage: Stage | None = None,
+    store_of: Callable[[Store], Store] = lambda store: store,
 ) -> AsyncGenerator["Kahuna"]:
     """Open the state and wire everything, without serving yet; raises as `run_kahuna` does.
 
@@ -139,7 +148,7 @@ async def open_kahuna(
         )
     async with AsyncExitStack() as cleanup:
         ensure_private_directory(config.state)
-        store = await SqliteStore.open(config.state / DATABASE, clock=clock)
+        store = store_of(await SqliteStore.open(config.state / DATABASE, clock=clock))
         cleanup.push_async_callback(store.close)
         tcp = cleanup.enter_context(bind_tcp(config.host, config.port))
         await ensure_cluster(store, clock)

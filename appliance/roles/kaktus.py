@@ -75,7 +75,7 @@ async def run_kaktus(config: AgentRoleConfig, section: KaktusSection, *, report:
     clock = SystemClock()
     await until_installed(clock, report)
     health = Health(report)
-    drivers = partial(_drivers, config, section, clock, health)
+    drivers = partial(kaktus_drivers, config, section, clock, health)
     await run_agent(config, ready=health.connected, drivers=drivers)
 
 
@@ -96,13 +96,14 @@ async def until_installed(
 
 
 @asynccontextmanager
-async def _drivers(
+async def kaktus_drivers(
     config: AgentRoleConfig,
     section: KaktusSection,
     clock: Clock,
     health: Health,
     send_event: EventSender,
 ) -> AsyncGenerator[Served]:
+    """Open the drivers of this node for the life of the block."""
     # Imported here: it loads libvirt's binding, which may have come only now.
     from appliance.drivers.libvirt.compute import LibvirtCompute  # noqa: PLC0415
 

@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import sys
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -54,6 +55,10 @@ def assignments(node: NodeConfig) -> dict[Role, Assignment]:
     return found
 
 
+Tell = Callable[[RoleState, str], None]
+Play = Callable[[Assignment, Tell], Coroutine[object, object, None]]
+
+
 class _Reports:
     """Our end of the line to the supervisor; what libraries print goes to the logs instead."""
 
@@ -65,7 +70,27 @@ class _Reports:
         self._file.write(msgspec.json.encode(Report(state, detail)) + b"\n")
 
 
-def serve_assignment() -> None:
+async def play_role(assignment: Assignment, tell: Tell) -> None:
+    """Play a role until cancelled, and tell how it is."""
+    role, node = assignment.role, assignment.node
+    # Imported where used: a Kahuna must not load what only agents need, nor the reverse.
+    if role is Role.KAHUNA:
+        from appliance.roles.kahuna import run_kahuna  # noqa: PLC0415
+
+        await run_kahuna(
+            kahuna_config(node), ready=lambda ready: tell(RoleState.RUNNING, ready.url)
+        )
+    elif role is Role.KAKTUS:
+        from appliance.roles.kaktus import run_kaktus  # noqa: PLC0415
+
+        await run_kaktus(agent_config(role, node), node.kaktus, report=tell)
+    else:
+        from appliance.roles.agent_role import run_agent  # noqa: PLC0415
+
+        await run_agent(agent_config(role, node), ready=lambda: tell(RoleState.RUNNING, ""))
+
+
+def serve_assignment(play: Play = play_role) -> None:
     """Play the role that standard input assigns until SIGTERM, or until the supervisor dies.
 
     Whatever it raises, the supervisor has been told why.
@@ -79,7 +104,7 @@ def serve_assignment() -> None:
     die_with_parent(assignment.supervisor)
     configure_logs(assignment.node.log_level, text=False)
     try:
-        run_service(_play(assignment, reports))
+        run_service(play(assignment, reports.send))
     except KowabungaError as failed:
         reports.send(RoleState.FAILED, str(failed))
         raise
@@ -87,25 +112,6 @@ def serve_assignment() -> None:
         _log.exception("role_crashed", role=assignment.role)
         reports.send(RoleState.FAILED, f"unexpected {type(bug).__name__}: {bug}")
         raise
-
-
-async def _play(assignment: Assignment, reports: _Reports) -> None:
-    role, node = assignment.role, assignment.node
-    # Imported where used: a Kahuna must not load what only agents need, nor the reverse.
-    if role is Role.KAHUNA:
-        from appliance.roles.kahuna import run_kahuna  # noqa: PLC0415
-
-        await run_kahuna(
-            kahuna_config(node), ready=lambda ready: reports.send(RoleState.RUNNING, ready.url)
-        )
-    elif role is Role.KAKTUS:
-        from appliance.roles.kaktus import run_kaktus  # noqa: PLC0415
-
-        await run_kaktus(agent_config(role, node), node.kaktus, report=reports.send)
-    else:
-        from appliance.roles.agent_role import run_agent  # noqa: PLC0415
-
-        await run_agent(agent_config(role, node), ready=lambda: reports.send(RoleState.RUNNING))
 
 
 def kahuna_config(node: NodeConfig) -> "KahunaConfig":

@@ -1,0 +1,348 @@
+"""A small cloud of real processes: a Kahuna and a Kaktus that can be killed, libvirtd and QEMU.
+
+They have network, mounts and process ids of their own (`private_libvirtd`), so nothing of it meets
+the machine that runs the tests, and all of it ends with the block. The Kaktus has a local pool and
+a template of `small_guest`, and everything is made through the REST API.
+"""
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import msgspec
+
+from appliance.model.node import Acceleration, KahunaSection, KaktusSection, NodeConfig, Role
+from appliance.model.node_status import RoleState
+from appliance.roles.node import Assignment, Report, assignments
+from tests.support.death import arm
+from tests.support.furnish import Api
+from tests.support.libvirtd import Libvirtd, private_libvirtd
+from tests.support.node_remains import Existing, find_remains
+from tests.support.small_guest import make_bootable
+from tests.support.wait import until_now
+
+EXT: Final = "/api/ext/v1"
+MIB: Final = 2**20
+_LIMIT_S: Final = 100.0
+_TOP: Final = Path(__file__).parents[2]
+_IMAGES_PORT: Final = 8000
+_OF_IMAGES: Final = ("instance", "volume", "template")
+# It opens its input first, so that whoever started it has gone when the role looks at its parent.
+_START: Final = """
+cd "$1"
+exec "$2" -m tests.support.mortal_role "$3" <"$4" >"$5" 2>>"$6"
+"""
+_IN_BACKGROUND: Final = 'sh -c "$0" sh "$@" >/dev/null 2>&1 & echo $!'
+
+
+class RoleProcess:
+    """One role of the node, as its supervisor runs it, in a process that a test may kill."""
+
+    def __init__(self, libvirtd: Libvirtd, directory: Path, assignment: Assignment) -> None:
+        self.log = directory / f"{assignment.role}.log"
+        self._libvirtd = libvirtd
+        # Its parent, once started, is the process that all others there end with.
+        self._assignment = msgspec.structs.replace(assignment, supervisor=1)
+        self._input = directory / f"{assignment.role}.in"
+        self._reports = directory / f"{assignment.role}.out"
+        self._death = directory / f"{assignment.role}.death"
+        self.pid = 0  # as the tests' own processes see it
+        self._is_armed = False
+        os.mkfifo(self._input)
+
+    def start(self, *, die_at: str | None = None) -> None:
+        """Start it; it works when this returns, unless it is to die at a point before that."""
+        self.spare()
+        if die_at is not None:
+            self.die_at(die_at)
+        files = (self._death, self._input, self._reports, self.log)
+        script = ("sh", "-c", _IN_BACKGROUND, _START, _TOP, sys.executable, *files)
+        self._reports.unlink(missing_ok=True)
+        self.pid = _seen_from_here(self._libvirtd, self._libvirtd.run(*script).strip())
+        self._input.write_bytes(msgspec.json.encode(self._assignment) + b"\n")
+        until_now(
+            lambda: self.state is RoleState.RUNNING or not self.alive or self.has_died,
+            f"{self._assignment.role} runs",
+            timeout_s=_LIMIT_S,
+        )
+        assert self.state is RoleState.RUNNING or die_at is not None, self.told()
+
+    @property
+    def state(self) -> RoleState | None:
+        """What it has told last."""
+        written = self._reports.read_bytes() if self._reports.exists() else b""
+        lines = written.rpartition(b"\n")[0].splitlines()
+        return msgspec.json.decode(lines[-1], type=Report).state if lines else None
+
+    @property
+    def alive(self) -> bool:
+        return self.pid > 0 and Path(f"/proc/{self.pid}").exists()
+
+    @property
+    def has_died(self) -> bool:
+        """Whether it was told to die at a point, and has come there."""
+        return self._is_armed and not self._death.exists()
+
+    def die_at(self, point: str) -> None:
+        """Have it die at a point (`mortal_role`) when it comes there."""
+        arm(self._death, point)
+        self._is_armed = True
+
+    def spare(self) -> bool:
+        """Take that back; return whether it was too late."""
+        has_died = self.has_died
+        self._is_armed = False
+        self._death.unlink(missing_ok=True)
+        return has_died
+
+    def until_dead(self) -> None:
+        """Wait until it has died where it was told to."""
+        until_now(lambda: self.has_died, "the process dies", timeout_s=_LIMIT_S)
+        self._await_end()
+
+    def kill(self) -> None:
+        """Kill it as a crash does, and return once it is gone."""
+        self.signal(signal.SIGKILL)
+        self._await_end()
+
+    def stop(self) -> None:
+        """Let it close, and return once it is gone."""
+        self.signal(signal.SIGTERM)
+        self._await_end()
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.alive:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def told(self) -> str:
+        """Return the end of its log."""
+        return self.log.read_text(errors="replace")[-4000:] if self.log.exists() else ""
+
+    def _await_end(self) -> None:
+        until_now(lambda: not self.alive, "the process ends", timeout_s=_LIMIT_S)
+        self.pid = 0
+
+
+def _seen_from_here(libvirtd: Libvirtd, pid: str) -> int:
+    """Return the number of a process outside of its namespace of process ids."""
+    namespace = libvirtd.run("readlink", "/proc/self/ns/pid").strip()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended meanwhile
+            if str((process / "ns/pid").readlink()) == namespace:
+                numbers = re.search(r"^NSpid:.*\t(\d+)$", (process / "status").read_text(), re.M)
+                if numbers is not None and numbers[1] == pid:
+                    return int(process.name)
+    raise AssertionError(f"process {pid} has ended")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What every machine needs."""
+
+    region: str
+    zone: str
+    kaktus: str
+    pool: str
+    template: str
+    project: str
+
+
+class RealCloud:
+    """The processes and what they serve; `place` is there once `furnish` was called."""
+
+    place: Place
+
+    def __init__(self, libvirtd: Libvirtd, directory: Path) -> None:
+        self.libvirtd = libvirtd
+        self.directory = directory
+        self.state = directory / "state"
+        self.pool = self.state / "pools" / "local"
+        node = NodeConfig(
+            roles=(Role.KAHUNA, Role.KAKTUS),
+            name="node",
+            state=str(self.state),
+            kahuna=KahunaSection(listen="127.0.0.1:8443"),
+            kaktus=KaktusSection(libvirt_uri=libvirtd.uri, acceleration=Acceleration.TCG),
+        )
+        assigned = assignments(node)
+        self.kahuna = RoleProcess(libvirtd, directory, assigned[Role.KAHUNA])
+        self.kaktus = RoleProcess(libvirtd, directory, assigned[Role.KAKTUS])
+
+    # --- asking
+
+    def client(self, timeout_s: float = 300.0) -> httpx.Client:
+        """Return a client on the local socket, which needs no key."""
+        transport = httpx.HTTPTransport(uds=str(self.state / "run" / "api.sock"))
+        return httpx.Client(
+            transport=transport, base_url="http://localhost", timeout=timeout_s, trust_env=False
+        )
+
+    def get(self, path: str) -> Any:  # noqa: ANN401 - JSON
+        with self.client() as client:
+            return Api(client).get(path)
+
+    def ext(self, path: str) -> Any:  # noqa: ANN401 - JSON
+        with self.client() as client:
+            answer = client.get(EXT + path)
+        assert answer.is_success, (path, answer.text)
+        return answer.json()
+
+    def objects(self, kind: str) -> list[Any]:
+        """Return all objects of a kind of the contract's API."""
+        with self.client() as client:
+            api = Api(client)
+            return [api.get(f"/{kind}/{each}") for each in api.get(f"/{kind}")]
+
+    # --- making
+
+    @property
+    def komputes_path(self) -> str:
+        place = self.place
+        return f"/project/{place.project}/zone/{place.zone}/kompute?public=false"
+
+    def kompute(self, name: str, **fields: Any) -> str:  # noqa: ANN401 - JSON
+        """Make a small machine that runs; return its id."""
+        with self.client() as client:
+            return Api(client).post(self.komputes_path, **self.machine(name, **fields))
+
+    @staticmethod
+    def machine(name: str, **fields: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+        """Return the body of a request for a small machine."""
+        return {"name": name, "vcpus": 1, "memory": 128 * MIB, "disk": 64 * MIB, **fields}
+
+    def serve(self, directory: Path) -> str:
+        """Have the files of a directory served where the Kaktus is; return the URL."""
+        log = self.directory / "images.log"
+        self.libvirtd.run(
+            "sh", "-c",
+            '"$1" -u -m http.server --bind 127.0.0.1 --directory "$2" "$3" >"$4" 2>&1 &'
+            ' until grep -q Serving "$4"; do sleep 0.02; done',
+            "sh", sys.executable, directory, str(_IMAGES_PORT), log,
+        )  # fmt: skip
+        return f"http://127.0.0.1:{_IMAGES_PORT}"
+
+    def furnish(self) -> None:
+        """Make a region, a project, a pool with a template, and all that belongs to them."""
+        images = self.directory / "images"
+        images.mkdir()
+        image = images / "guest.qcow2"
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "16M"], check=True)
+        asyncio.run(make_bootable(image, "qcow2"))
+        source = f"{self.serve(images)}/{image.name}"
+        with self.client() as client:
+            setting = f"{EXT}/settings/templates.allowed_sources"
+            allowed = client.put(setting, json={"value": "127.0.0.1"})
+            assert allowed.is_success, allowed.text
+            self.place = _furnish(Api(client), str(self.pool), source)
+
+    # --- judging
+
+    def settle(self) -> None:
+        """Wait until the agent is connected and no operation is under way."""
+        until_now(self._is_settled, "no operation is under way", timeout_s=_LIMIT_S)
+
+    def _is_settled(self) -> bool:
+        return not self._unfinished() and all(agent["sessions"] for agent in self.ext("/agents"))
+
+    def _unfinished(self) -> list[Any]:
+        found: list[Any] = self.ext("/operations?unfinished=true")
+        return found
+
+    def verify(self) -> list[str]:
+        """Return what `kowabunga state verify` finds."""
+        with self.client() as client:
+            answer = client.post(f"{EXT}/state/verify")
+        assert answer.is_success, answer.text
+        findings: list[str] = answer.json()["findings"]
+        return findings
+
+    def remains(self) -> list[str]:
+        """Return what is on the node of objects that are no more, and unfinished files."""
+        existing = Existing(
+            ids={each for kind in _OF_IMAGES for each in self.get(f"/{kind}")},
+            macs={adapter["mac"] for adapter in self.objects("adapter")},
+            bridges={vnet["interface"] for vnet in self.objects("vnet")},
+        )
+        return find_remains(self.libvirtd, (self.pool, self.state / "consoles"), existing)
+
+    def assert_sound(self) -> None:
+        """Every row has its thing, every thing its row, and no work is stuck; soon, if not now."""
+        self.settle()
+        end = time.monotonic() + _LIMIT_S
+        while findings := [*self.verify(), *self.remains(), *map(str, self._unfinished())]:
+            assert time.monotonic() < end, "\n".join(findings)
+            time.sleep(0.1)
+            self.settle()
+
+
+@contextmanager
+def real_cloud() -> Generator[RealCloud]:
+    """Run one until the end of the block, furnished and at rest."""
+    with private_libvirtd() as libvirtd, _short_directory() as directory:
+        # What /sys shows is the network of who mounts it.
+        libvirtd.run("mount", "-t", "sysfs", "sysfs", "/sys")
+        cloud = RealCloud(libvirtd, directory)
+        cloud.kahuna.start()
+        cloud.kaktus.start()
+        cloud.furnish()
+        yield cloud
+
+
+@contextmanager
+def _short_directory() -> Generator[Path]:
+    """Make a directory with a short name: the sockets of consoles lie below it."""
+    directory = Path(tempfile.mkdtemp(prefix="kwrc"))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _furnish(api: Api, pool_directory: str, source: str) -> Place:
+    (agent,) = api.get("/agent")
+    region = api.post("/region", name="eu", domain="eu.example.org")
+    zone = api.post(f"/region/{region}/zone", name="eu-a")
+    kaktus = api.post(f"/zone/{zone}/kaktus", name="host-1", agents=[agent])
+    vnet = api.post(f"/region/{region}/vnet", name="vnet", vlan=0, interface="br0", private=True)
+    subnet = api.post(f"/vnet/{vnet}/subnet", name="subnet", cidr="10.0.0.0/20", gateway="10.0.0.1")
+    api.patch(f"/vnet/{vnet}/subnet/{subnet}/default")
+    pool = api.post(
+        f"/region/{region}/pool",
+        name="local",
+        pool="local",
+        ceph_address=f"local://{pool_directory}",
+        agents=[agent],
+    )
+    api.patch(f"/region/{region}/pool/{pool}/default")
+    template = api.post(f"/pool/{pool}/template", name="guest", source=source)
+    api.patch(f"/pool/{pool}/template/{template}/default")
+    team = api.post("/team", name="ops", users=[])
+    project = api.post(
+        "/project?subnetSize=22",
+        name="acme",
+        description="",
+        domain="acme.example",
+        bootstrap_user="admin",
+        bootstrap_pubkey="",
+        tags=[],
+        metadatas=[],
+        teams=[team],
+        regions=[region],
+    )
+    until_now(
+        lambda: bool(api.get(f"/kaktus/{kaktus}/caps")["memory"]), "the node has told what it has"
+    )
+    return Place(region, zone, kaktus, pool, template, project)
