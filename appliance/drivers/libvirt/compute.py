@@ -182,7 +182,7 @@ class LibvirtCompute:
 
     async def ensure_domain_absent(self, domain_id: str) -> None:
         calls = self._connection.calls()
-        await calls.call(switch.remove, domain_id)
+        await calls.call_end(switch.remove, domain_id)
         await calls.call(_remove_files, self._directory, domain_id)
         await self._ports.ensure_ports_absent(domain_id)
         self._watch.forget(domain_id)
@@ -199,19 +199,19 @@ class LibvirtCompute:
             case Power.STOPPED:
                 if grace_s > 0:
                     await self._shut_down(calls, domain_id, min(grace_s, GRACE_LIMIT_S))
-                return await calls.call(switch.ensure_off, domain_id)
+                return await calls.call_end(switch.ensure_off, domain_id)
 
     async def request_shutdown(self, domain_id: str) -> ObservedDomain:
-        return await self._connection.calls().call(switch.press_power_button, domain_id)
+        return await self._connection.calls().call_long(switch.press_power_button, domain_id)
 
     async def reboot(self, domain_id: str) -> ObservedDomain:
-        return await self._connection.calls().call(switch.reboot, domain_id)
+        return await self._connection.calls().call_long(switch.reboot, domain_id)
 
     async def reset(self, domain_id: str) -> ObservedDomain:
-        return await self._connection.calls().call(switch.reset, domain_id)
+        return await self._connection.calls().call_long(switch.reset, domain_id)
 
     async def grow_disk(self, domain_id: str, image_id: str, size_bytes: int) -> None:
-        await self._connection.calls().call(grow, domain_id, image_id, size_bytes)
+        await self._connection.calls().call_long(grow, domain_id, image_id, size_bytes)
 
     async def get_domain(self, domain_id: str) -> ObservedDomain:
         return await self._connection.calls().call(observe_domain, domain_id)
@@ -272,7 +272,7 @@ class LibvirtCompute:
             await self._find_images(look.defined.spec)
             self._check_bridges(look.defined.spec)
         try:
-            return await calls.call(act, domain_id)
+            return await calls.call_long(act, domain_id)
         except DriverError as refused:
             images = {disk.image_id for disk in _disks(look.defined.spec)}
             await blame_holder(calls, images, domain_id, refused)
@@ -289,7 +289,7 @@ class LibvirtCompute:
                 return
             if now >= press_at:
                 press_at = now + _PRESS_AGAIN_S
-                await calls.call(switch.press_power_button, domain_id)
+                await calls.call_long(switch.press_power_button, domain_id)
             await self._clock.sleep(min(_POLL_S, deadline - now))
             observed = await calls.call(observe_domain, domain_id)
 

@@ -1,11 +1,14 @@
-"""One connection to libvirtd, which comes back by itself; the only way to call libvirt.
+"""The connections to libvirtd, which come back by themselves; the only way to call libvirt.
 
 Every call runs in a small pool of threads with a deadline, and keepalive messages end the calls
-of a connection whose libvirtd is gone or frozen.
+of a connection whose libvirtd is gone or frozen. Calls that wait for a QEMU have connections of
+their own: one that hangs must hold up nobody who asks libvirtd alone.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Concatenate, Final, NoReturn, ParamSpec, TypeVar
 
 import libvirt
@@ -29,18 +32,43 @@ _OPEN_LIMIT_S: Final = 20.0
 _CALL_LIMIT_S: Final = 60.0
 _SWEEP_LIMIT_S: Final = 10.0
 # Short: seen with libvirt 9.0, an answer may lie unread until the next keepalive message while
-# another thread waits for an answer of its own.
+# another thread waits for an answer over the same connection.
 _KEEPALIVE_INTERVAL_S: Final = 1
 _KEEPALIVE_COUNT: Final = 20
-_WORKERS: Final = 8
+# Threads to a connection, at most. At five calls in work (max_client_requests in libvirtd.conf)
+# libvirtd reads nothing more of a connection, keepalive messages neither: it would break.
+_WORKERS: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Pools:
+    """Threads by what their calls wait for; the last two kinds share a connection."""
+
+    quick: BlockingPool
+    long: BlockingPool
+    sweep: BlockingPool
+    end: BlockingPool
+
+    def close(self) -> None:
+        for pool in (self.quick, self.long, self.sweep, self.end):
+            pool.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Links:
+    """The connections; all are lost when one is."""
+
+    quick: libvirt.virConnect
+    long: libvirt.virConnect
+    rest: libvirt.virConnect
 
 
 class Connection:
-    """Holds the connection, and opens it again whenever it is lost.
+    """Holds the connections, and opens them again whenever one is lost.
 
     Args:
         uri: of the hypervisor, such as `qemu:///system`.
-        on_connected: called with each new connection, before anybody else may use it.
+        on_connected: called with new connections, before anybody else may use them.
         on_lifecycle: called in the event loop with (name, event, detail) of each domain's change.
     """
 
@@ -53,11 +81,17 @@ class Connection:
         on_lifecycle: LifecycleListener,
     ) -> None:
         self._uri = uri
+        # libvirt's test driver is inside this process, and has a world for each connection.
+        self._is_remote = not uri.startswith("test:")
         self._clock = clock
         self._on_connected = on_connected
         self._on_lifecycle = on_lifecycle
-        self._pool = BlockingPool("libvirt", _WORKERS)
-        self._sweeper = BlockingPool("libvirt-sweep", 1)
+        self._pools = _Pools(
+            quick=BlockingPool("libvirt", _WORKERS),
+            long=BlockingPool("libvirt-long", _WORKERS),
+            sweep=BlockingPool("libvirt-sweep", _WORKERS // 2),
+            end=BlockingPool("libvirt-end", _WORKERS // 2),
+        )
         # Alone, so that attempts at a frozen libvirtd do not use up the threads of the calls.
         self._opener = BlockingPool("libvirt-open", 1)
         self._events = EventThread()
@@ -65,7 +99,7 @@ class Connection:
         self._calls: Calls | None = None
 
     async def run(self) -> NoReturn:
-        """Keep the connection until cancelled."""
+        """Keep the connections until cancelled."""
         backoff = Backoff(first_s=0.25, max_s=10)
         failures = 0
         while True:
@@ -86,8 +120,7 @@ class Connection:
     def close(self) -> None:
         """End the threads, once `run` has ended; does not wait for calls that still hang."""
         self._opener.close()
-        self._sweeper.close()
-        self._pool.close()
+        self._pools.close()
         self._events.stop()
 
     async def tried(self) -> None:
@@ -107,23 +140,29 @@ class Connection:
         return self._calls
 
     async def _hold(self) -> None:
-        """Open the connection and return once it is lost."""
+        """Open the connections and return once one is lost."""
         lost = asyncio.Event()
-        connection = await self._open()
-        calls = Calls(connection, self._pool, self._sweeper, lost)
-        try:
-            await calls.call(_prepare, self._lifecycle_callback(), _close_callback(lost))
+        async with AsyncExitStack() as opened:
+            calls = Calls(await self._open_all(opened, lost), self._pools, lost)
+            await calls.call(_listen, self._lifecycle_callback())
             await self._on_connected(calls)
             self._calls = calls
+            opened.callback(self._forget)
             self._tried.set()
             _log.info("libvirt_connected", uri=self._uri)
             await lost.wait()
             _log.warning("libvirt_lost", uri=self._uri)
-        finally:
-            self._calls = None
-            await self._close(connection)
 
-    async def _open(self) -> libvirt.virConnect:
+    def _forget(self) -> None:
+        self._calls = None
+
+    async def _open_all(self, opened: AsyncExitStack, lost: asyncio.Event) -> _Links:
+        quick = await self._open(opened, lost)
+        if not self._is_remote:
+            return _Links(quick, quick, quick)
+        return _Links(quick, await self._open(opened, lost), await self._open(opened, lost))
+
+    async def _open(self, opened: AsyncExitStack, lost: asyncio.Event) -> libvirt.virConnect:
         abandoned = False
 
         def open_connection() -> libvirt.virConnect:
@@ -133,15 +172,19 @@ class Connection:
             return connection
 
         try:
-            return await self._opener.run(_OPEN_LIMIT_S, open_connection)
+            connection = await self._opener.run(_OPEN_LIMIT_S, open_connection)
+            opened.push_async_callback(self._close, connection)
+            if self._is_remote:
+                await self._opener.run(_OPEN_LIMIT_S, _watch, connection, _close_callback(lost))
         except libvirt.libvirtError as error:
             raise Unavailable(f"cannot connect to libvirt: {error}") from error
         finally:
             abandoned = True
+        return connection
 
     async def _close(self, connection: libvirt.virConnect) -> None:
         try:
-            await self._pool.run(_OPEN_LIMIT_S, _release, connection)
+            await self._pools.quick.run(_OPEN_LIMIT_S, _release, connection)
         except KowabungaError as error:
             _log.warning("libvirt_close_failed", error=str(error))
 
@@ -162,18 +205,17 @@ class Connection:
 
 
 class Calls:
-    """Calls libvirt over one connection."""
+    """Calls libvirt over a set of connections.
 
-    def __init__(
-        self,
-        connection: libvirt.virConnect,
-        pool: BlockingPool,
-        sweeper: BlockingPool,
-        lost: asyncio.Event,
-    ) -> None:
-        self._connection = connection
-        self._pool = pool
-        self._sweeper = sweeper
+    Each way raises:
+        Unavailable: libvirtd went away.
+        DeadlineExceeded: it does not answer; what was asked may still happen.
+        NotFound, Conflict, DriverError: what libvirt said.
+    """
+
+    def __init__(self, links: _Links, pools: _Pools, lost: asyncio.Event) -> None:
+        self._links = links
+        self._pools = pools
         self._lost = lost
 
     async def call(
@@ -182,49 +224,57 @@ class Calls:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> R:
-        """Call `function(connection, *args)` in a thread.
+        """Call `function(connection, *args)`, which libvirtd answers alone, in a thread."""
+        link = self._links.quick
+        return await self._run(self._pools.quick, link, _CALL_LIMIT_S, function, *args, **kwargs)
 
-        Raises:
-            Unavailable: libvirtd went away.
-            DeadlineExceeded: it does not answer; what was asked may still happen.
-            NotFound, Conflict, DriverError: what libvirt said.
-        """
-        return await self._run(self._pool, _CALL_LIMIT_S, function, *args, **kwargs)
+    async def call_long(
+        self,
+        function: Callable[Concatenate[libvirt.virConnect, P], R],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R:
+        """Do the same with a call that waits for a QEMU, for ever if that hangs."""
+        link = self._links.long
+        return await self._run(self._pools.long, link, _CALL_LIMIT_S, function, *args, **kwargs)
+
+    async def call_end(
+        self,
+        function: Callable[Concatenate[libvirt.virConnect, P], R],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R:
+        """Do the same with one that ends a QEMU: what helps against those that hang."""
+        link = self._links.rest
+        return await self._run(self._pools.end, link, _CALL_LIMIT_S, function, *args, **kwargs)
 
     async def call_all_domains(self, function: Callable[[libvirt.virConnect], R]) -> R:
-        """Do the same with a call that asks every QEMU, and hangs while any of them does.
-
-        It has a thread of its own, so that it holds up only its kind.
-        """
-        return await self._run(self._sweeper, _SWEEP_LIMIT_S, function)
+        """Do the same with one that asks every QEMU; a second one passes over what hangs."""
+        return await self._run(self._pools.sweep, self._links.rest, _SWEEP_LIMIT_S, function)
 
     async def _run(
         self,
         pool: BlockingPool,
+        connection: libvirt.virConnect,
         limit_s: float,
         function: Callable[Concatenate[libvirt.virConnect, P], R],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> R:
         try:
-            return await pool.run(limit_s, function, self._connection, *args, **kwargs)
+            return await pool.run(limit_s, function, connection, *args, **kwargs)
         except libvirt.libvirtError as error:
-            if is_away(error) and not await self._pool.run(None, _is_alive, self._connection):
+            if is_away(error) and not await self._pools.quick.run(None, _is_alive, connection):
                 self._lost.set()
             raise translate(error) from error
 
 
-def _prepare(
-    connection: libvirt.virConnect,
-    on_event: LifecycleCallback,
-    on_close: CloseCallback,
-) -> None:
-    try:
-        connection.setKeepAlive(_KEEPALIVE_INTERVAL_S, _KEEPALIVE_COUNT)
-        connection.registerCloseCallback(on_close, None)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:  # a driver inside this process
-            raise
+def _watch(connection: libvirt.virConnect, on_close: CloseCallback) -> None:
+    connection.setKeepAlive(_KEEPALIVE_INTERVAL_S, _KEEPALIVE_COUNT)
+    connection.registerCloseCallback(on_close, None)
+
+
+def _listen(connection: libvirt.virConnect, on_event: LifecycleCallback) -> None:
     connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, on_event, None)
 
 

@@ -90,7 +90,7 @@ class LiveChange:
                 **{name: getattr(before, name) for name in restart_for},
             )
         if after != before:
-            await self._calls.call(_write_texts, after)
+            await self._calls.call_long(_write_texts, after)
         return after, restart_for
 
     async def _change_vcpus(self, running: Existing) -> bool:
@@ -102,7 +102,7 @@ class LiveChange:
         if not before.vcpus < desired.vcpus <= running.max_vcpus:
             return False
         try:
-            await self._calls.call(_plug_vcpus, desired.domain_id, desired.vcpus)
+            await self._calls.call_long(_plug_vcpus, desired.domain_id, desired.vcpus)
         except DriverError as error:
             _log.warning("domain_vcpus_not_plugged", domain=desired.domain_id, error=str(error))
             return False
@@ -122,7 +122,7 @@ class LiveChange:
             for name, place in new.items()
         ]
         try:
-            await self._calls.call(_attach, self._desired.domain_id, elements)
+            await self._calls.call_long(_attach, self._desired.domain_id, elements)
         except DriverError as refused:
             await blame_holder(self._calls, set(new), self._desired.domain_id, refused)
             raise
@@ -148,8 +148,8 @@ class LiveChange:
             for card in self._desired.interfaces
             if card.mac in there and bridges.get(card.mac) != card.bridge
         ]
-        await self._calls.call(_attach, domain_id, plugged)
-        await self._calls.call(_update, domain_id, moved, 0)
+        await self._calls.call_long(_attach, domain_id, plugged)
+        await self._calls.call_long(_update, domain_id, moved, 0)
         gone = set(there) - {card.mac for card in self._desired.interfaces}
         return await self._unplug(find_cards, gone)
 
@@ -157,7 +157,7 @@ class LiveChange:
         seed = self._desired.seed
         location = None if seed is None else self._parts.images[seed.image_id]
         medium = render_medium(location, self._parts.platform, self._desired.os)
-        await self._calls.call(
+        await self._calls.call_long(
             _update, self._desired.domain_id, [medium], libvirt.VIR_DOMAIN_DEVICE_MODIFY_FORCE
         )
 
@@ -166,7 +166,7 @@ class LiveChange:
         if not names:
             return True
         domain_id = self._desired.domain_id
-        await self._calls.call(_detach, domain_id, find, names)
+        await self._calls.call_long(_detach, domain_id, find, names)
         deadline = self._clock.monotonic() + _UNPLUG_LIMIT_S
         while await self._calls.call(_remain, domain_id, find, names):
             if self._clock.monotonic() > deadline:

@@ -1,14 +1,16 @@
 """libvirtd comes and goes; domains and the driver stay."""
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Awaitable, Generator
+from contextlib import suppress
 
 import pytest
 
-from appliance.core.errors import Unavailable
+from appliance.core.errors import KowabungaError, Unavailable
 from appliance.model.compute import DomainEvent, ObservedDomain
 from appliance.model.domain_state import DomainReason, DomainState, Power
 from tests.contract.drivers.rig import Rig
+from tests.support.faults import What, Where, breaks
 from tests.support.libvirtd import Libvirtd, private_libvirtd
 from tests.support.wait import until
 
@@ -48,6 +50,25 @@ async def running_domain(rig: Rig) -> str:
     return spec.domain_id
 
 
+async def paused_domain(rig: Rig) -> str:
+    spec = await rig.spec()
+    await rig.compute.ensure_domain(spec)
+    await rig.compute.ensure_power(spec.domain_id, Power.PAUSED)
+    return spec.domain_id
+
+
+async def settled(call: Awaitable[object]) -> None:
+    """Wait for a call, whether it succeeds or fails."""
+    with suppress(KowabungaError):
+        await call
+
+
+@breaks(
+    What.PROCESS,
+    "libvirtd killed",
+    expected="machines run on; the agent is connected again by itself",
+    where=Where.NAMESPACE,
+)
 async def test_a_crash_of_libvirtd_costs_no_domain(rig: Rig, libvirtd: Libvirtd) -> None:
     domain_id = await running_domain(rig)
     before = await rig.compute.list_domains()
@@ -69,6 +90,12 @@ async def test_a_crash_of_libvirtd_costs_no_domain(rig: Rig, libvirtd: Libvirtd)
     ]
 
 
+@breaks(
+    What.PROCESS,
+    "QEMU killed while libvirtd is away",
+    expected="the end of the machine is told when libvirtd is back",
+    where=Where.NAMESPACE,
+)
 async def test_what_happened_without_libvirtd_is_told_when_it_is_back(
     rig: Rig, libvirtd: Libvirtd
 ) -> None:
@@ -85,6 +112,12 @@ async def test_what_happened_without_libvirtd_is_told_when_it_is_back(
     assert events[-1].reason is not DomainReason.SHUTDOWN
 
 
+@breaks(
+    What.PROCESS,
+    "an agent that starts before libvirtd",
+    expected="it serves machines as soon as libvirtd is there",
+    where=Where.NAMESPACE,
+)
 async def test_a_driver_may_come_before_libvirtd(rig: Rig, libvirtd: Libvirtd) -> None:
     libvirtd.kill()
     early = await rig.reopen_compute()
@@ -102,6 +135,12 @@ async def test_a_driver_may_come_before_libvirtd(rig: Rig, libvirtd: Libvirtd) -
                 break
 
 
+@breaks(
+    What.PROCESS,
+    "libvirtd frozen",
+    expected="calls fail within half a minute; machines run on, and all is well once it thaws",
+    where=Where.NAMESPACE,
+)
 async def test_a_frozen_libvirtd_holds_up_nobody_for_ever(rig: Rig, libvirtd: Libvirtd) -> None:
     domain_id = await running_domain(rig)
     libvirtd.signal("STOP")
@@ -113,3 +152,25 @@ async def test_a_frozen_libvirtd_holds_up_nobody_for_ever(rig: Rig, libvirtd: Li
         libvirtd.signal("CONT")
     (after,) = await list_once_back(rig)
     assert after.state is DomainState.RUNNING
+
+
+@breaks(
+    What.PROCESS,
+    "five QEMUs hang while they are asked something",
+    expected="libvirt answers about others at once, and what hangs can be ended",
+    where=Where.NAMESPACE,
+)
+async def test_many_guests_that_hang_cut_nobody_off_libvirt(rig: Rig, libvirtd: Libvirtd) -> None:
+    """So many calls at once are all that libvirtd takes from one connection."""
+    hung = [await paused_domain(rig) for _ in range(5)]
+    for domain_id in hung:
+        libvirtd.signal_qemu(domain_id, "STOP")
+    async with asyncio.TaskGroup() as calls:
+        asked = [calls.create_task(settled(rig.compute.reset(domain_id))) for domain_id in hung]
+        await asyncio.sleep(0)
+        assert len(await rig.compute.list_domains()) == len(hung)
+        ended = await rig.compute.ensure_power(hung[0], Power.STOPPED)
+        assert ended.state is DomainState.SHUTOFF
+        assert [call.done() for call in asked[1:4]] == [False] * 3
+        for domain_id in hung[1:]:
+            libvirtd.signal_qemu(domain_id, "CONT")
