@@ -1,0 +1,88 @@
+"""What a process holds, sampled from outside, and whether that is flat over time."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+_MIB: Final = 1024**2
+_GROWTH: Final = 1.15
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What one process held at a moment."""
+
+    memory: int  # resident, in bytes
+    threads: int
+    files: int
+    tasks: int
+    objects: int  # that the garbage collector knows
+
+
+# What may come on top of 15 %: noise, in figures that are small or coarse.
+_SLACK: Final = Sample(memory=8 * _MIB, threads=2, files=16, tasks=64, objects=2000)
+# A request of the test, a thread that begins with the first read that takes long.
+_IDLE_SLACK: Final = {"threads": 4, "files": 8, "tasks": 8}
+
+
+def sample(pid: int, told: Path | None = None) -> Sample | None:
+    """Look at a process, and at the file in which it tells the rest.
+
+    None: it is gone, or has told nothing yet.
+    """
+    try:
+        status = dict(
+            line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        )
+        files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+        tasks, objects = (0, 0) if told is None else map(int, told.read_text().split())
+        return Sample(
+            memory=int(status["VmRSS"].split()[0]) * 1024,
+            threads=int(status["Threads"]),
+            files=files,
+            tasks=tasks,
+            objects=objects,
+        )
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def more(before: Sample | None, now: Sample | None) -> dict[str, tuple[int, int]]:
+    """Return what an idle process has more of than before, of what does not depend on its past."""
+    assert before is not None
+    assert now is not None
+    return {
+        name: (getattr(before, name), getattr(now, name))
+        for name, slack in _IDLE_SLACK.items()
+        if getattr(now, name) > getattr(before, name) + slack
+    }
+
+
+def growth(samples: list[Sample]) -> dict[str, tuple[float, float]]:
+    """Return what grew, by name: its median in the second quarter and in the last one.
+
+    The first quarter is there to warm up: pools fill, caches and the allocator's arenas too.
+    """
+    quarter = len(samples) // 4
+    assert quarter >= 3, f"{len(samples)} samples tell nothing"
+    grown: dict[str, tuple[float, float]] = {}
+    for field in fields(Sample):
+        values = [getattr(each, field.name) for each in samples]
+        early, late = median(values[quarter : 2 * quarter]), median(values[-quarter:])
+        if late > early * _GROWTH + getattr(_SLACK, field.name):
+            grown[field.name] = (early, late)
+    return grown
+
+
+def told(samples: list[Sample]) -> str:
+    """Return the figures of the second and the last quarter, to be printed."""
+    quarter = max(len(samples) // 4, 1)
+    lines: list[str] = []
+    for field in fields(Sample):
+        values = [getattr(each, field.name) for each in samples]
+        lines.append(
+            f"{field.name}: {median(values[quarter : 2 * quarter] or values):.0f} ->"
+            f" {median(values[-quarter:]):.0f} (most {max(values)})"
+        )
+    return ", ".join(lines)

@@ -1,0 +1,89 @@
+"""What must hold of a crowd that has come to rest, beyond what `kowabunga state verify` tells."""
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+from appliance.core.clock import SystemClock
+from appliance.store.sqlite import SqliteStore
+from tests.chaos.crowd import MACHINE, QUOTA, V1, Crowd
+from tests.chaos.users import Machine
+from tests.property.clients.invariants import broken
+
+# What machines consist of, and leave nothing of.
+_EMPTY: Final = (
+    "kompute", "instance", "volume", "adapter", "adapter_address", "operation_target", "txn_guard",
+    "vrrp_id",
+)  # fmt: skip
+
+
+async def wrong_machines(
+    crowd: Crowd, told: dict[str, Machine]
+) -> dict[str, tuple[object, object]]:
+    """Return the machines that users were told of and that are not, or the other way round."""
+    found = {each["name"]: Machine(each["id"], each["vcpus"]) for each in await crowd.machines()}
+    return {
+        name: (told.get(name), found.get(name))
+        for name in sorted(told.keys() | found.keys())
+        if told.get(name) != found.get(name)
+    }
+
+
+async def remove_all(crowd: Crowd) -> None:
+    for each in await crowd.machines():
+        await crowd.ask("DELETE", f"{V1}/kompute/{each['id']}")
+
+
+async def fill(crowd: Crowd) -> list[int]:
+    """Create what the quota holds, and one more; return the statuses of what was refused."""
+    async with crowd.client(connections=16) as client:
+
+        async def create(number: int) -> int:
+            zone = crowd.zones[number % len(crowd.zones)]
+            path = f"{V1}/project/{crowd.project}/zone/{zone}/kompute"
+            answer = await client.post(path, json={"name": f"full-{number}", **MACHINE})
+            return answer.status_code
+
+        statuses = await asyncio.gather(*(create(number) for number in range(QUOTA + 1)))
+    return sorted(status for status in statuses if status != 201)
+
+
+async def wrong_rows(state: Path, *, empty: bool) -> dict[str, object]:
+    """Look into the database of a Kahuna that has ended; `empty`: no machine is left."""
+    store = await SqliteStore.open(state / "state.db", clock=SystemClock())
+    try:
+        found = await broken(store)
+    finally:
+        await store.close()
+    with closing(sqlite3.connect(state / "state.db")) as rows:
+        for table in _EMPTY if empty else _EMPTY[-3:-1]:
+            (count,) = rows.execute(f"SELECT COUNT(*) FROM {table}").fetchone()
+            if count:
+                found[table] = count
+    return found
+
+
+def things_left(world: Path) -> list[tuple[str, str, str]]:
+    """Return what lies on the nodes and in the pools of a cloud without machines."""
+    with closing(sqlite3.connect(world)) as things:
+        return things.execute(
+            "SELECT place, kind, id FROM thing WHERE NOT (kind = 'bridge' OR"
+            " kind = 'image' AND json_extract(body, '$.purpose') = 'template')"
+        ).fetchall()
+
+
+def fences_ahead(crowd: Crowd) -> list[tuple[str, int, int]]:
+    """Return the targets of which an agent knows a higher fence than Kahuna ever gave out."""
+    with closing(sqlite3.connect(crowd.state / "state.db")) as rows:
+        given = dict(rows.execute("SELECT target, fence FROM target_fence"))
+    ahead: list[tuple[str, int, int]] = []
+    for path in sorted((crowd.directory / "fences").glob("*.fences")):
+        with closing(sqlite3.connect(path)) as book:
+            ahead += [
+                (target, fence, given.get(target, 0))
+                for target, fence in book.execute("SELECT target, fence FROM fence")
+                if fence > given.get(target, 0)
+            ]
+    return ahead
