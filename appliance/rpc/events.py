@@ -75,7 +75,9 @@ class EventFeed:
         alarm: Alarm,
         clock: Clock,
         limits: EventLimits,
+        rate: TokenBucket,
     ) -> None:
+        """Make a feed; `rate` is the agent's, whatever number of sessions it has."""
         self.counters: Final = EventCounters()
         self._agent_id = agent_id
         self._directory = directory
@@ -83,12 +85,12 @@ class EventFeed:
         self._alarm = alarm
         self._clock = clock
         self._limits = limits
-        self._bucket = TokenBucket(limits.per_s, limits.burst, clock)
+        self._rate = rate
         self._queue: asyncio.Queue[Event | None] = asyncio.Queue()
 
     def offer(self, raw: msgspec.Raw) -> None:
         """Take one event from the wire, or count why not; never waits."""
-        if not self._bucket.take() or self._queue.qsize() >= self._limits.queued:
+        if not self._rate.take() or self._queue.qsize() >= self._limits.queued:
             self.counters.over_rate += 1
             return
         try:

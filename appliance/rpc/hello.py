@@ -49,7 +49,7 @@ R = TypeVar("R", bound=msgspec.Struct)
 
 PROTOCOL_MIN: Final = 1
 PROTOCOL_MAX: Final = 1
-HELLO_TIMEOUT_S: Final = 10.0
+HELLO_TIMEOUT_S: Final = 30.0  # two round trips and a half, of up to 10 s
 _NONCE_BYTES: Final = 32
 _MAX_FRAME_BYTES: Final = 8192
 _REMEMBERED_NONCES: Final = 16384

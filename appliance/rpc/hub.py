@@ -5,9 +5,8 @@ rules about two machines with one identity hold per Kahuna. Must not import the 
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -18,18 +17,13 @@ from appliance.core.clock import Clock
 from appliance.core.errors import KowabungaError, NotFound, Unavailable
 from appliance.model.agent import AgentType
 from appliance.rpc.directory import AgentDirectory
-from appliance.rpc.events import Alarm, EventFeed, EventHandler, EventLimits
+from appliance.rpc.events import Alarm, EventFeed, EventHandler, EventLimits, TokenBucket
 from appliance.rpc.gateway import Command
-from appliance.rpc.hello import (
-    HELLO_TIMEOUT_S,
-    Gatekeeper,
-    ProtocolRange,
-    Proven,
-    Refused,
-)
+from appliance.rpc.hello import Gatekeeper, ProtocolRange, Proven, Refused
 from appliance.rpc.method import Method, Nothing
 from appliance.rpc.methods import SESSION_EVENT, SESSION_PING, STREAM_OPEN, StreamOpen
 from appliance.rpc.peer import Limits, Peer
+from appliance.rpc.strangers import StrangerLimits, Strangers
 from appliance.rpc.stream import PAIRING_S, ByteStream, StreamDesk
 from appliance.rpc.transport import CloseCode, Transport, TransportClosed
 
@@ -44,8 +38,7 @@ class HubLimits:
     """What connections may cost, and how long things wait.
 
     Attributes:
-        unproven: sockets without a good hello, in all.
-        unproven_per_address: the same, from one address.
+        strangers: sockets without a good hello.
         peer: of each session; agents call Kahuna rarely, so few of their calls run at once.
         events: of each session.
         grace_s: how long a replaced session may still deliver answers.
@@ -53,8 +46,7 @@ class HubLimits:
         poll_s: pause between looks at the credentials.
     """
 
-    unproven: int = 256
-    unproven_per_address: int = 32
+    strangers: StrangerLimits = field(default_factory=StrangerLimits)
     peer: Limits = field(default_factory=lambda: Limits(incoming=32))
     events: EventLimits = field(default_factory=EventLimits)
     grace_s: float = 10.0
@@ -139,7 +131,9 @@ class Hub:
         self._streams = StreamDesk(clock)
         self._current: dict[str, _Session] = {}
         self._all: set[_Session] = set()  # the replaced ones too
-        self._unproven: Counter[str] = Counter()
+        self._strangers = Strangers(self._limits.strangers, clock)
+        # By agent, not by session: else whoever reconnects has a new one each time.
+        self._event_rates: dict[str, TokenBucket] = {}
         self._connected: list[Callable[[str], None]] = []
 
     # For those who call agents.
@@ -224,16 +218,14 @@ class Hub:
                 continue
             for session in list(self._all):
                 self._check_credential(session, serials.get(session.agent_id))
+            for agent_id in self._event_rates.keys() - serials.keys():
+                del self._event_rates[agent_id]
 
     # For the sockets.
 
     def has_room_for(self, address: str) -> bool:
         """Tell whether one more socket may try to say hello."""
-        host = _host(address)
-        return (
-            self._unproven.total() < self._limits.unproven
-            and self._unproven[host] < self._limits.unproven_per_address
-        )
+        return self._strangers.has_room_for(address)
 
     async def serve(self, transport: Transport) -> None:
         """Live through one agent's session; returns when the socket is closed."""
@@ -259,17 +251,14 @@ class Hub:
 
     async def serve_stream(self, transport: Transport) -> None:
         """Live through one byte stream; returns when the socket is closed."""
-        with self._one_more_unproven(transport.address) as admitted:
-            if not admitted:
-                await self._turn_away(transport, CloseCode.TOO_MANY, "too many unproven sockets")
-                return
-            try:
-                async with self._clock.timeout(HELLO_TIMEOUT_S):
-                    expected = await self._streams.identify(transport)
-            except TimeoutError:
-                expected = None
-            except TransportClosed:
-                return
+        try:
+            async with self._strangers.one_more(transport.address):
+                expected = await self._streams.identify(transport)
+        except Refused as refused:
+            await self._turn_away(transport, refused.code, refused.detail)
+            return
+        except TransportClosed:
+            return
         if expected is None:
             await self._turn_away(transport, CloseCode.UNAUTHENTICATED, "no such stream")
             return
@@ -288,37 +277,19 @@ class Hub:
         return session
 
     async def _hello(self, transport: Transport) -> Proven | None:
-        with self._one_more_unproven(transport.address) as admitted:
-            if not admitted:
-                await self._turn_away(transport, CloseCode.TOO_MANY, "too many unproven sockets")
-                return None
-            try:
-                async with self._clock.timeout(HELLO_TIMEOUT_S):
-                    proven = await self._gatekeeper.welcome(transport, self._refuse_clone)
-                    await self._refuse_clone(proven)  # two may have been welcomed at once
-                    return proven
-            except Refused as refused:
-                await self._turn_away(transport, refused.code, refused.detail)
-            except TimeoutError:
-                await self._turn_away(transport, CloseCode.HELLO_TIMEOUT, "no hello in time")
-            except KowabungaError as error:
-                _log.warning("hello_failed", address=transport.address, error=str(error))
-                await self._turn_away(transport, CloseCode.INTERNAL, "cannot check a hello now")
-            except TransportClosed:
-                pass
-        return None
-
-    @contextmanager
-    def _one_more_unproven(self, address: str) -> Generator[bool]:
-        host = _host(address)
-        admitted = self.has_room_for(address)
-        self._unproven[host] += admitted
         try:
-            yield admitted
-        finally:
-            self._unproven[host] -= admitted
-            if not self._unproven[host]:
-                del self._unproven[host]
+            async with self._strangers.one_more(transport.address):
+                proven = await self._gatekeeper.welcome(transport, self._refuse_clone)
+                await self._refuse_clone(proven)  # two may have been welcomed at once
+                return proven
+        except Refused as refused:
+            await self._turn_away(transport, refused.code, refused.detail)
+        except KowabungaError as error:
+            _log.warning("hello_failed", address=transport.address, error=str(error))
+            await self._turn_away(transport, CloseCode.INTERNAL, "cannot check a hello now")
+        except TransportClosed:
+            pass
+        return None
 
     async def _turn_away(self, transport: Transport, code: CloseCode, detail: str) -> None:
         _log.info("agent_refused", address=transport.address, reason=code.name.lower())
@@ -364,6 +335,7 @@ class Hub:
             alarm=self._alarm,
             clock=self._clock,
             limits=self._limits.events,
+            rate=self._event_rates.setdefault(proven.identity.id, self._new_rate()),
         )
         peer = Peer(
             transport,
@@ -385,6 +357,10 @@ class Hub:
         for callback in self._connected:
             callback(session.agent_id)
         return session
+
+    def _new_rate(self) -> TokenBucket:
+        events = self._limits.events
+        return TokenBucket(events.per_s, events.burst, self._clock)
 
     def _leave(self, session: _Session, why: TransportClosed) -> None:
         self._all.discard(session)
@@ -414,7 +390,3 @@ class Hub:
             session.close(CloseCode.EXPIRED, "the credential has expired")
         else:
             session.close(CloseCode.REVOKED, "the credential was changed")
-
-
-def _host(address: str) -> str:
-    return address.rpartition(":")[0] or address

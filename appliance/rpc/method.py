@@ -11,10 +11,13 @@ R = TypeVar("R", bound=msgspec.Struct)
 
 
 class TimeoutClass(float, Enum):
-    """Seconds until the caller gives up. Choose by what the answer waits for."""
+    """Seconds until the caller gives up. Choose by what the answer waits for.
+
+    All but the first leave room for a network that takes 5 s each way.
+    """
 
     PROMPT = 2.0  # memory only: is anybody there?
-    FAST = 10.0  # a local read, one round trip to a daemon
+    FAST = 30.0  # a local read, one round trip to a daemon
     NORMAL = 60.0  # one bounded change: define, attach, reload
     SLOW = 240.0  # moves data or waits for a guest; stays under a client's five minutes
     DOWNLOAD = 1740.0  # from anywhere on the Internet; stays under a client's half hour

@@ -24,7 +24,7 @@ class CloseCode(IntEnum):
     BAD_HELLO = 4400  # the first frames are not a hello
     UNAUTHENTICATED = 4401  # unknown agent, no credential or bad proof: not told apart
     WRONG_TYPE = 4403  # proven, but not the type it is registered as
-    HELLO_TIMEOUT = 4408  # 10 s without a proven hello
+    HELLO_TIMEOUT = 4408  # 30 s without a proven hello
     CLONED_IDENTITY = 4409  # proven, but another machine lives under this identity
     REPLACED = 4410  # a newer session of this agent took over
     REVOKED = 4411  # the credential was changed or withdrawn

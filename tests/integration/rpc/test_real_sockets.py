@@ -34,6 +34,7 @@ from appliance.rpc.method import AnyMethod, Method, Nothing, TimeoutClass
 from appliance.rpc.methods import AGENT_PING, METHODS
 from appliance.rpc.peer import Limits
 from appliance.rpc.proof import AgentCredential
+from appliance.rpc.strangers import StrangerLimits
 from appliance.rpc.stream import ByteStream
 from appliance.rpc.transport import CloseCode, Dialer, Transport
 from tests.support.proxy import Proxy, proxy_to
@@ -457,7 +458,7 @@ async def test_a_refusal_is_told_by_its_close_code_too(plain: Kahuna) -> None:
 
 
 async def test_one_socket_too_many_is_refused_before_the_upgrade(plain: Kahuna) -> None:
-    plain.limits = HubLimits(unproven_per_address=1)
+    plain.limits = HubLimits(strangers=StrangerLimits(per_address=1))
     async with plain.serving(), connect(plain.url() + "/ws"):
         await until(lambda: not plain.hub.has_room_for("127.0.0.1:1"))
         with pytest.raises(InvalidStatus) as refused:

@@ -17,6 +17,7 @@ from appliance.rpc.memory import MemoryTransport
 from appliance.rpc.method import Nothing
 from appliance.rpc.methods import AGENT_PING, SESSION_EVENT, Event, StreamOpen
 from appliance.rpc.proof import AgentCredential
+from appliance.rpc.strangers import StrangerLimits
 from appliance.rpc.transport import CloseCode
 from tests.support.clock import ManualClock, settle
 from tests.support.rpc import (
@@ -416,6 +417,20 @@ async def test_a_flood_of_events_costs_only_the_agent_that_sends_it() -> None:
         assert it.recorder.events[-1][1].kind == "later"
 
 
+async def test_whoever_reconnects_may_not_send_more_events_for_it() -> None:
+    async with lab() as it:
+        credential = it.directory.add()
+        for _ in range(3):
+            flooder = await it.connect(credential)
+            for _ in range(300):
+                flooder.connected.notify(SESSION_EVENT, Event(f"agent/{AGENT}", "flood"))
+            await settle(1000)
+        assert len(it.recorder.events) == 200
+        it.directory.agents.clear()
+        await it.clock.advance(5.1)
+        assert not it.hub._event_rates
+
+
 async def test_a_bug_in_the_event_handler_does_not_cost_the_session() -> None:
     async with lab() as it:
         agent = await it.connect(it.directory.add())
@@ -431,18 +446,18 @@ async def test_a_bug_in_the_event_handler_does_not_cost_the_session() -> None:
         assert await it.hub.call(AGENT, AGENT_PING, Nothing()) == Nothing()
 
 
-async def test_a_socket_without_a_hello_is_closed_after_10_seconds() -> None:
+async def test_a_socket_without_a_hello_is_closed_after_30_seconds() -> None:
     async with lab() as it:
         wire = Wire(it.open_socket())
-        await it.clock.advance(9.9)
-        assert it.hub._unproven.total() == 1
+        await it.clock.advance(29.9)
+        assert len(it.hub._strangers) == 1
         await it.clock.advance(0.2)
         await wire.expect_closed(CloseCode.HELLO_TIMEOUT)
-        assert not it.hub._unproven
+        assert not len(it.hub._strangers)
 
 
 async def test_sockets_without_a_hello_are_bounded_and_do_not_shut_agents_out_for_long() -> None:
-    async with lab(HubLimits(unproven=8, unproven_per_address=3)) as it:
+    async with lab(HubLimits(strangers=StrangerLimits(most=8, per_address=3))) as it:
         credential = it.directory.add()
         for _ in range(3):
             it.open_socket()
@@ -450,13 +465,42 @@ async def test_sockets_without_a_hello_are_bounded_and_do_not_shut_agents_out_fo
         assert not it.hub.has_room_for("memory:9")
         assert it.hub.has_room_for("192.0.2.1:9")
         await Wire(it.open_socket()).expect_closed(CloseCode.TOO_MANY)
-        await it.clock.advance(10.1)
+        await it.clock.advance(30.1)
         agent = await it.connect(credential)
         assert agent.peer is not None
 
 
+async def test_whoever_dawdles_over_the_hello_gives_way_to_one_who_does_not() -> None:
+    async with lab(HubLimits(strangers=StrangerLimits(per_address=3, safe_s=2))) as it:
+        credential = it.directory.add()
+        dawdlers = [Wire(it.open_socket()) for _ in range(3)]
+        await settle()
+        await it.clock.advance(1.9)
+        assert not it.hub.has_room_for("memory:9")
+        await it.clock.advance(0.2)
+        assert it.hub.has_room_for("memory:9")
+        agent = await it.connect(credential)
+        assert agent.peer is not None
+        await dawdlers[0].expect_closed(CloseCode.TOO_MANY)
+        assert len(it.hub._strangers) == 2
+
+
+async def test_the_address_with_most_dawdlers_makes_room() -> None:
+    async with lab(HubLimits(strangers=StrangerLimits(most=3, safe_s=0))) as it:
+        wires = []
+        for address in ("192.0.2.1:1", "192.0.2.2:1", "192.0.2.2:2", "192.0.2.3:1"):
+            socket, theirs = MemoryTransport.pair()
+            theirs.address = address  # type: ignore[misc]
+            it.tasks.create_task(it.hub.serve(theirs))
+            it.sockets.append(socket)
+            wires.append(Wire(socket))
+            await settle()
+        await wires[1].expect_closed(CloseCode.TOO_MANY)
+        assert len(it.hub._strangers) == 3
+
+
 async def test_a_proven_session_does_not_count_as_unproven() -> None:
-    async with lab(HubLimits(unproven_per_address=1)) as it:
+    async with lab(HubLimits(strangers=StrangerLimits(per_address=1))) as it:
         await it.connect(it.directory.add())
         await it.connect(it.directory.add(OTHER), agent_id=OTHER)
         assert len(it.hub.sessions()) == 2
