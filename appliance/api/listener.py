@@ -24,6 +24,7 @@ from websockets.exceptions import InvalidState
 from appliance.api.tls_accept import TlsAcceptor
 from appliance.core.errors import Conflict, Invalid
 from appliance.core.files import ensure_private_directory
+from appliance.core.room import Room, host_of
 
 PEER_UID: Final = "peer_uid"  # in scope["state"] of requests that came over a Unix socket
 
@@ -35,9 +36,9 @@ class Limits:
     """What one listener grants to strangers."""
 
     head_bytes: int = 64 * 1024
-    head_s: float = 10.0  # for the TLS handshake, and for the head of each request
+    head_s: float = 20.0  # for the TLS handshake, and for the head of each request
     keep_alive_s: int = 30
-    connections: int = 4096
+    connections: int = 4096  # one more ends one that waits for its client, if any does
     handshakes: int = 512  # TLS; each takes 50 KB
     websocket_message_bytes: int = 1024 * 1024
     unread_s: float = 20.0  # for the other side to take something of what waits for it
@@ -57,20 +58,24 @@ class _Protocol(HttpToolsProtocol):
     """
 
     limits: Limits
+    idle: Room[Connection]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._host = _host_of(transport)
         self._head_bytes = 0  # received since the last part of a message that was not its head
         self._in_head = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._peer_uid = _peer_uid(transport)
-        if len(self.connections) > self.limits.connections:
+        if len(self.connections) > self.limits.connections and not _end_one(self.idle):
             transport.write(_BUSY)
             transport.close()
         else:
             self._await_head()
+        self.idle.enter(self._host, self)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.idle.leave(self._host, self)
         self._stop_awaiting_head()
         super().connection_lost(exc)
 
@@ -102,9 +107,15 @@ class _Protocol(HttpToolsProtocol):
         self._in_head = False
         self._head_bytes = 0
         self._stop_awaiting_head()
+        self.idle.leave(self._host, self)
         if self._peer_uid is not None:
             self.scope.setdefault("state", {})[PEER_UID] = self._peer_uid
         super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.response_complete and self in self.connections:  # else more requests wait
+            self.idle.enter(self._host, self)
 
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(self.limits.head_s, self.transport.abort)
@@ -117,6 +128,21 @@ class _Protocol(HttpToolsProtocol):
 
 class _WebSocket(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket, whose other side may be about to leave, or not read."""
+
+    idle: Room[Connection]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._host = _host_of(transport)
+
+    def on_task_complete(self, task: asyncio.Task[None]) -> None:
+        super().on_task_complete(task)
+        if self in self.connections:  # it waits for the other side's goodbye
+            self.idle.enter(self._host, self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.idle.leave(self._host, self)
+        super().connection_lost(exc)
 
     def handle_ping(self) -> None:
         if self.writable.is_set():
@@ -135,6 +161,22 @@ _BUSY: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\n"
     b"content-length: 0\r\n\r\n"
 )
+
+
+def _end_one(idle: Room[Connection]) -> bool:
+    """End the connection that waits longest of the host with most such; False: there is none."""
+    host = idle.greediest()
+    oldest = None if host is None else idle.oldest(host)
+    if host is None or oldest is None:
+        return False
+    idle.leave(host, oldest)
+    oldest.transport.abort()
+    return True
+
+
+def _host_of(transport: asyncio.BaseTransport) -> str:
+    peer: object = transport.get_extra_info("peername")
+    return host_of(f"{peer[0]}:{peer[1]}") if isinstance(peer, tuple) else "local"
 
 
 def _peer_uid(transport: asyncio.Transport) -> int | None:
@@ -156,12 +198,13 @@ class Listener(uvicorn.Server):
         limits: Limits,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        protocol = type("_LimitedProtocol", (_Protocol,), {"limits": limits})
+        idle = Room[Connection]()
+        protocol = type("_LimitedProtocol", (_Protocol,), {"limits": limits, "idle": idle})
         super().__init__(
             uvicorn.Config(
                 app,
                 http=protocol,
-                ws=_WebSocket,
+                ws=type("_FairWebSocket", (_WebSocket,), {"idle": idle}),
                 ws_max_size=limits.websocket_message_bytes,
                 ws_ping_interval=None,  # the agent protocol has heartbeats of its own
                 ws_per_message_deflate=False,  # compressing what strangers send invites bombs

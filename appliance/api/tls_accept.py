@@ -9,11 +9,16 @@ import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
 from typing import Final
 
 import structlog
 
-_BACKLOG: Final = 128
+from appliance.core.room import Room, host_of
+
+_BACKLOG: Final = 1024
+_IN_A_ROW: Final = 32  # before others have their turn: accepting alone never waits under a flood
 _NO_FILES_S: Final = 1.0  # for others to close some
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
 
@@ -23,7 +28,8 @@ class TlsAcceptor:
     """Accepts on one bound socket.
 
     Attributes:
-        handshakes: how many may be under way; one more ends the oldest, which is hardly honest.
+        handshakes: how many may be under way; one more ends the oldest of the host with most of
+            them, which is hardly honest.
     """
 
     sock: socket.socket
@@ -31,7 +37,7 @@ class TlsAcceptor:
     protocol: Callable[[], asyncio.Protocol]
     handshake_s: float
     handshakes: int
-    _under_way: dict[asyncio.Task[None], None] = field(default_factory=dict, init=False)
+    _under_way: Room[asyncio.Task[None]] = field(default_factory=Room, init=False)
 
     def listen(self) -> None:
         self.sock.settimeout(0)
@@ -42,24 +48,31 @@ class TlsAcceptor:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.TaskGroup() as tasks:
-                while True:
+                for number in count():
+                    if not number % _IN_A_ROW:
+                        await asyncio.sleep(0)
                     try:
-                        connection, _ = await loop.sock_accept(self.sock)
+                        connection, (address, *_) = await loop.sock_accept(self.sock)
                     except ConnectionError:  # it left before we came: accept(2)
                         continue
                     except OSError as failed:
                         _log.warning("not_accepted", error=str(failed))
                         await asyncio.sleep(_NO_FILES_S)
                         continue
-                    if len(self._under_way) >= self.handshakes:
-                        oldest = next(iter(self._under_way))
-                        del self._under_way[oldest]
-                        oldest.cancel()
+                    host = host_of(f"{address}:0")
+                    self._make_room()
                     task = tasks.create_task(self._shake_hands(connection))
-                    self._under_way[task] = None
-                    task.add_done_callback(lambda done: self._under_way.pop(done, None))
+                    self._under_way.enter(host, task)
+                    task.add_done_callback(partial(self._under_way.leave, host))
         finally:
             self.sock.close()
+
+    def _make_room(self) -> None:
+        host = self._under_way.greediest()
+        oldest = None if host is None else self._under_way.oldest(host)
+        if host is not None and oldest is not None and len(self._under_way) >= self.handshakes:
+            self._under_way.leave(host, oldest)
+            oldest.cancel()
 
     async def _shake_hands(self, connection: socket.socket) -> None:
         try:

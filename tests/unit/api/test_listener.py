@@ -6,7 +6,7 @@ import socket
 import ssl
 import stat
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,10 @@ from appliance.core.errors import Conflict, Invalid
 from tests.support.wait import until
 
 _GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+_UPGRADE = (
+    b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+    b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
 
 
 async def show_peer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,10 +59,14 @@ async def serving(listener: Listener) -> AsyncGenerator[None]:
 
 @asynccontextmanager
 async def connected(
-    port: int, tls: ssl.SSLContext | None = None
+    port: int, tls: ssl.SSLContext | None = None, *, source: str = "127.0.0.1"
 ) -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     reader, writer = await asyncio.open_connection(
-        "127.0.0.1", port, ssl=tls, server_hostname="localhost" if tls else None
+        "127.0.0.1",
+        port,
+        ssl=tls,
+        server_hostname="localhost" if tls else None,
+        local_addr=(source, 0),
     )
     try:
         yield reader, writer
@@ -165,18 +173,71 @@ async def test_a_large_body_is_not_taken_for_a_head() -> None:
         assert await status_of(reader) == b"200"
 
 
-async def test_one_connection_too_many_is_told_to_come_back() -> None:
+async def test_one_connection_too_many_is_told_to_come_back_while_all_are_at_work() -> None:
     sock = bind_tcp("127.0.0.1", 0)
     port = sock.getsockname()[1]
     async with (
         serving(Listener(show_peer, sock, limits=Limits(connections=1))),
         connected(port) as (reader, writer),
     ):
-        writer.write(_GET)
-        assert await status_of(reader) == b"200"
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n")
+        writer.write(b"content-length: 1\r\n\r\n")
+        assert await status_of(reader) == b"100"
         async with connected(port) as (second, _):
             assert await status_of(second) == b"503"
+        writer.write(b"x")
+        await asyncio.wait_for(reader.readline(), 60)
+        assert await status_of(reader) == b"200"
+
+
+async def test_one_connection_too_many_ends_an_idle_one_of_the_address_with_most() -> None:
+    sock = bind_tcp("127.0.0.1", 0)
+    port = sock.getsockname()[1]
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(
+            serving(Listener(show_peer, sock, limits=Limits(connections=3)))
+        )
+        pairs = [
+            await stack.enter_async_context(connected(port, source=source))
+            for source in ("127.0.0.2", "127.0.0.3", "127.0.0.3")
+        ]
+        for reader, writer in pairs:
+            writer.write(_GET)
+            assert await status_of(reader) == b"200"
+            await asyncio.wait_for(reader.readuntil(b"None"), 60)
+        reader, writer = await stack.enter_async_context(connected(port, source="127.0.0.4"))
         writer.write(_GET)
+        assert await status_of(reader) == b"200"
+        with suppress(ConnectionResetError):
+            assert await asyncio.wait_for(pairs[1][0].read(), 60) == b""
+        for reader, writer in (pairs[0], pairs[2]):
+            writer.write(_GET)
+            assert await status_of(reader) == b"200"
+
+
+async def test_websockets_that_never_say_goodbye_make_room() -> None:
+    async def leave(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await show_peer(scope, receive, send)
+            return
+        await receive()
+        await send({"type": "websocket.accept", "subprotocol": None, "headers": []})
+        await send({"type": "websocket.close", "code": 1000, "reason": ""})
+
+    sock = bind_tcp("127.0.0.1", 0)
+    port = sock.getsockname()[1]
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(
+            serving(Listener(leave, sock, limits=Limits(connections=2)))
+        )
+        for _ in range(10):
+            reader, writer = await stack.enter_async_context(connected(port))
+            writer.write(_UPGRADE)
+            assert await status_of(reader) == b"101"
+            await asyncio.wait_for(reader.readuntil(b"\x88\x02\x03\xe8"), 60)
+        reader, writer = await stack.enter_async_context(connected(port))
+        writer.write(_GET)
+        assert await status_of(reader) == b"200"
 
 
 async def test_the_local_socket_is_for_its_owner_and_tells_who_asks(tmp_path: Path) -> None:
