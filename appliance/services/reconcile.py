@@ -95,6 +95,8 @@ class Reconciler:
         self._clock = clock
         self._due: asyncio.Queue[str] = asyncio.Queue()
         self._waiting: set[str] = set()  # those in the queue
+        self._looking: set[str] = set()
+        self._again: set[str] = set()  # those that came due while they were looked at
 
     def agent_connected(self, agent_id: str) -> None:
         """Look at the agent's node soon."""
@@ -132,7 +134,18 @@ class Reconciler:
         while True:
             agent_id = await self._due.get()
             self._waiting.discard(agent_id)
-            await self.look(agent_id)
+            if agent_id in self._looking:
+                # One that is slow, or calls without end, takes none of the others' places.
+                self._again.add(agent_id)
+                continue
+            self._looking.add(agent_id)
+            try:
+                await self.look(agent_id)
+            finally:
+                self._looking.discard(agent_id)
+            if agent_id in self._again:
+                self._again.discard(agent_id)
+                self.agent_connected(agent_id)
 
     async def _remind(self) -> None:
         everyone = Statement("SELECT id FROM agent WHERE type = 'Kaktus' ORDER BY id")

@@ -1,5 +1,6 @@
 """Reconciliation on the real engine, store and dispatchers, before simulated nodes."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -24,9 +25,11 @@ from appliance.resources.instance import INSTANCES
 from appliance.resources.instance_work import PowerAction
 from appliance.resources.kaktus import KAKTUS_CAPS, KAKTUSES
 from appliance.resources.kompute import KOMPUTES
+from appliance.rpc.compute import COMPUTE_GET_HOST
 from appliance.services.verify import verify_world
 from appliance.store.base import Statement
 from tests.support.cloud import ASKED, GIB, Cloud, open_cloud
+from tests.support.wait import until
 
 POOL = RbdPool(pool="ssd", monitor_address="ceph.example", monitor_port=3300)
 
@@ -274,3 +277,22 @@ async def test_a_lost_bridge_is_made_again(cloud: Cloud) -> None:
         await cloud.nodes[cloud.agents[0]].node.host_network.ensure_bridge_absent(name)
     assert await look(cloud) == 1
     assert await bridges(cloud) == before
+
+
+async def test_a_slow_node_that_calls_again_and_again_holds_up_no_other(tmp_path: Path) -> None:
+    async with open_cloud(tmp_path, hosts=2) as cloud, asyncio.TaskGroup() as group:
+        slow, other = cloud.agents[:2]
+        cloud.nodes.methods()
+        gate = cloud.nodes.hold(COMPUTE_GET_HOST.name)
+        reconciler = cloud.compute.reconciler
+        running = group.create_task(reconciler.run())
+        for _ in range(8):
+            reconciler.agent_connected(slow)
+            await until(lambda: gate.waiting == 1 and reconciler._due.empty())
+        reconciler.agent_connected(other)
+        await until(lambda: gate.waiting == 2)
+        asked = [agent for agent, method in cloud.nodes.calls if method == COMPUTE_GET_HOST.name]
+        assert asked == [slow, other]
+        gate.open()
+        await until(lambda: cloud.nodes.calls.count((slow, COMPUTE_GET_HOST.name)) == 2)
+        running.cancel()
