@@ -47,6 +47,7 @@ _ALL: Final = (
         below=("region",),
         columns=("description",),
         example="eu-west-a --region eu-west",
+        where="appliance.cli.platform:zone",
     ),
     Noun(
         name="agent",
@@ -139,6 +140,7 @@ _ALL: Final = (
         default_of="pool",
         columns=("os", "source"),
         example="debian-13 --pool ssd --source https://images.example.org/debian-13.qcow2",
+        where="appliance.cli.platform:template",
     ),
     Noun(
         name="team",

@@ -9,9 +9,11 @@ from appliance.model.compute import (
     Architecture,
     DiskSpec,
     DomainSpec,
+    Firmware,
     InterfaceSpec,
     ObservedDomain,
     OsFamily,
+    Tpm,
 )
 from appliance.model.domain_state import DomainReason, DomainState, Power
 from appliance.model.network import BridgeSpec
@@ -65,6 +67,9 @@ class DomainRow(msgspec.Struct, frozen=True):
     observed_state: DomainState
     os: OsFamily
     architecture: Architecture
+    firmware: Firmware
+    tpm: Tpm
+    cpu_model: str | None
     disks: str
     interfaces: str
     seed_pool: str
@@ -102,6 +107,10 @@ class DomainRow(msgspec.Struct, frozen=True):
                 storage_pool=msgspec.json.decode(self.seed_pool, type=PoolPlace, strict=False).ref,
                 image_id=self.id,
             ),
+            # A zone's processor is one of x86: under KVM, ARM has only that of the host.
+            cpu_model=self.cpu_model if self.architecture is Architecture.X86_64 else None,
+            firmware=self.firmware,
+            tpm=self.tpm,
             generation=self.generation,
         )
 
@@ -128,7 +137,9 @@ def domain_row(instance_id: str) -> Statement:
     return Statement(
         "SELECT instance.id, instance.name, instance.description, instance.vcpus,"
         " instance.memory_bytes, instance.generation, instance.power, instance.observed_state,"
-        " template.os, template.architecture,"
+        " template.os, template.architecture, template.firmware, template.tpm,"
+        " (SELECT zone.cpu_model FROM kaktus JOIN zone ON zone.id = kaktus.zone_id"
+        " WHERE kaktus.id = instance.kaktus_id) AS cpu_model,"
         " (SELECT json_group_array(json_object('id', id, 'storage_pool_id', storage_pool_id,"
         " 'pool', pool, 'ceph_address', ceph_address, 'ceph_port', ceph_port)) FROM"
         " (SELECT volume.id, volume.storage_pool_id, pool, ceph_address, ceph_port FROM volume"

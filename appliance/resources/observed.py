@@ -13,7 +13,7 @@ from appliance.model.compute import HostFacts, ObservedDomain
 from appliance.model.domain_state import ACTIVE_STATES, DomainReason, DomainState, Power
 from appliance.model.storage import ObservedImage, PoolStatistics, whole_sectors
 from appliance.resources.domain import guest_left
-from appliance.resources.work import PoolPlace
+from appliance.resources.work import PoolPlace, as_json
 from appliance.store.base import Statement
 
 
@@ -262,11 +262,13 @@ def record_host(host_id: str, facts: HostFacts) -> Statement:
         facts.cpu_cores,
         facts.cpu_threads,
         facts.memory_bytes,
+        as_json(facts.cpu_models),
     )
     return Statement(
         "UPDATE kaktus SET cpu_arch = ?, cpu_vendor = ?, cpu_model = ?, cpu_sockets = ?,"
-        " cpu_cores = ?, cpu_threads = ?, memory_bytes = ? WHERE id = ? AND (cpu_arch, cpu_vendor,"
-        " cpu_model, cpu_sockets, cpu_cores, cpu_threads, memory_bytes) <> (?, ?, ?, ?, ?, ?, ?)",
+        " cpu_cores = ?, cpu_threads = ?, memory_bytes = ?, cpu_models = ? WHERE id = ?"
+        " AND (cpu_arch, cpu_vendor, cpu_model, cpu_sockets, cpu_cores, cpu_threads, memory_bytes,"
+        " cpu_models) <> (?, ?, ?, ?, ?, ?, ?, ?)",
         (*values, host_id, *values),
     )
 

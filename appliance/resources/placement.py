@@ -32,6 +32,7 @@ class Host(msgspec.Struct, array_like=True, gc=False):
     id: str
     name: str
     architecture: str  # empty until its agent has reported
+    has_cpu_model: int  # what its zone wants its machines to see, if it does
     cpu_threads: int
     memory_bytes: int
     cpu_ratio: int
@@ -95,6 +96,7 @@ def place(hosts: Iterable[Host], wanted: Wanted) -> Decision:
             or wanted.memory_bytes > host.memory_bytes
             or not host.schedulable
             or host.architecture != wanted.architecture
+            or not host.has_cpu_model
             or wanted.reachable.isdisjoint(host.agents)
             or not wanted.agents.issubset(host.agents)
             or (host.siblings and wanted.spread is Spread.HARD)
@@ -124,6 +126,8 @@ def _reasons(host: Host, wanted: Wanted) -> Iterator[str]:
         yield "it is closed to new instances"
     if host.architecture != wanted.architecture:
         yield f"it is {host.architecture}, the template is for {wanted.architecture}"
+    if not host.has_cpu_model:
+        yield "it cannot give its guests the processor of its zone"
     if not wanted.agents.issubset(host.agents):
         yield "it does not reach the storage pool, which is local to another host"
     if wanted.memory_bytes > host.memory_bytes:
@@ -160,15 +164,18 @@ def hosts_of_zone(zone_id: str, project_id: str) -> Statement:
     """
     return Statement(
         "SELECT coalesce((SELECT spread FROM project_placement WHERE project_id = ?), 'soft')"
-        " AS spread, (SELECT json_group_array(json_array(id, name, cpu_arch, cpu_threads,"
-        " memory_bytes, overcommit_cpu_ratio, overcommit_memory_ratio, schedulable, instances,"
-        " vcpus, used_memory_bytes, siblings, json(agents))) FROM ("
-        "SELECT kaktus.id, name, cpu_arch, cpu_threads, kaktus.memory_bytes, overcommit_cpu_ratio,"
+        " AS spread, (SELECT json_group_array(json_array(id, name, cpu_arch, has_cpu_model,"
+        " cpu_threads, memory_bytes, overcommit_cpu_ratio, overcommit_memory_ratio, schedulable,"
+        " instances, vcpus, used_memory_bytes, siblings, json(agents))) FROM ("
+        "SELECT kaktus.id, kaktus.name, cpu_arch, zone.cpu_model IS NULL OR cpu_arch <> 'x86_64'"
+        " OR EXISTS (SELECT 1 FROM json_each(cpu_models) WHERE value = zone.cpu_model)"
+        " AS has_cpu_model, cpu_threads, kaktus.memory_bytes, overcommit_cpu_ratio,"
         " overcommit_memory_ratio, schedulable, kaktus_load.instances, kaktus_load.vcpus,"
         " kaktus_load.memory_bytes AS used_memory_bytes, coalesce(own.siblings, 0) AS siblings,"
         " (SELECT json_group_array(agent_id) FROM kaktus_agent"
         " WHERE kaktus_agent.kaktus_id = kaktus.id) AS agents"
-        " FROM kaktus JOIN kaktus_load ON kaktus_load.kaktus_id = kaktus.id"
+        " FROM kaktus JOIN zone ON zone.id = kaktus.zone_id"
+        " JOIN kaktus_load ON kaktus_load.kaktus_id = kaktus.id"
         " LEFT JOIN (SELECT kaktus_id, COUNT(*) AS siblings FROM instance WHERE project_id = ?"
         " GROUP BY kaktus_id) AS own ON own.kaktus_id = kaktus.id"
         " WHERE zone_id = ? ORDER BY kaktus.id)) AS hosts",

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET
 
 from appliance.core.errors import Invalid
-from appliance.model.compute import Architecture
+from appliance.model.compute import Architecture, Firmware, Tpm
 from appliance.model.setting import TEMPLATE_SOURCES, parse_setting
 from appliance.model.storage import ObservedImage, TemplateSource
 from appliance.model.target import target
@@ -82,6 +82,29 @@ def check_template_change(stored: Template, wanted: Template) -> None:
         )
     if given(wanted.os, OperatingSystem.LINUX) != given(stored.os, OperatingSystem.LINUX):
         raise Invalid(f"the os of template {stored.name} cannot change", field="os")
+
+
+class TemplatePlatform(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What machines from a template are, besides what its image tells."""
+
+    firmware: Annotated[
+        Firmware, about("auto: uefi for Windows and aarch64, bios for Linux on x86_64")
+    ]
+    tpm: Annotated[Tpm, about("auto: a TPM 2.0 for Windows, where the host can")]
+
+
+def platform_of(template_id: str) -> Statement:
+    """Select one row: its `TemplatePlatform` and its `architecture`."""
+    return Statement(
+        "SELECT firmware, tpm, architecture FROM template WHERE id = ?", (template_id,)
+    )
+
+
+def set_platform(template_id: str, platform: TemplatePlatform) -> Statement:
+    return Statement(
+        "UPDATE template SET firmware = ?, tpm = ? WHERE id = ?",
+        (platform.firmware.value, platform.tpm.value, template_id),
+    )
 
 
 def _problem_of_source(source: str) -> str | None:

@@ -1,15 +1,19 @@
 """Zone: the part of a region that fails as one."""
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Final
 
 import msgspec
 from msgspec import UNSET
 
+from appliance.core.errors import Invalid
 from appliance.resources.fields import Maybe, about, given
-from appliance.resources.names import check_name, check_text
+from appliance.resources.names import check_name, check_text, quoted
 from appliance.resources.table import Children, Table, flat
 from appliance.store.base import Statement
+
+_CPU_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 class Zone(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -28,6 +32,20 @@ def check_zone(zone: Zone) -> None:
     """
     check_name(zone.name)
     check_text(given(zone.description, ""))
+
+
+def check_cpu_model(model: str) -> None:
+    """Accept the name of a processor; whether hosts have it is for `hosts_without` to say.
+
+    Raises:
+        Invalid: libvirt has no name of that form.
+    """
+    if not _CPU_MODEL.fullmatch(model):
+        raise Invalid(
+            f"model {quoted(model)} is not the name of a processor",
+            field="model",
+            hint="1 to 64 letters, digits, dots, hyphens and underscores, such as x86-64-v2",
+        )
 
 
 def _insert(zone_id: str, region_id: str, zone: Zone, now_ms: int) -> Sequence[Statement]:
@@ -86,3 +104,32 @@ ZONES: Final = Table(
         ),
     ),
 )
+
+
+def cpu_model_of(zone_id: str) -> Statement:
+    """Select one row: `model`, the processor that machines see; NULL: that of their host."""
+    return Statement("SELECT cpu_model AS model FROM zone WHERE id = ?", (zone_id,))
+
+
+def set_cpu_model(zone_id: str, model: str | None) -> Statement:
+    return Statement("UPDATE zone SET cpu_model = ? WHERE id = ?", (model, zone_id))
+
+
+def hosts_without(zone_id: str, model: str | None) -> Statement:
+    """Select the `name` of each x86_64 Kaktus that has reported, and not this processor."""
+    return Statement(
+        "SELECT name FROM kaktus WHERE zone_id = ? AND cpu_arch = 'x86_64'"
+        " AND ? IS NOT NULL AND NOT EXISTS (SELECT 1 FROM json_each(cpu_models) WHERE value = ?)"
+        " ORDER BY id",
+        (zone_id, model, model),
+    )
+
+
+def common_cpu_models(zone_id: str) -> Statement:
+    """Select each `model` that all x86_64 Kaktus nodes of a zone have reported."""
+    return Statement(
+        "SELECT known.value AS model FROM kaktus JOIN json_each(cpu_models) AS known"
+        " WHERE zone_id = ? AND cpu_arch = 'x86_64' GROUP BY known.value HAVING COUNT(*) ="
+        " (SELECT COUNT(*) FROM kaktus WHERE zone_id = ? AND cpu_arch = 'x86_64') ORDER BY 1",
+        (zone_id, zone_id),
+    )

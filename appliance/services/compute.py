@@ -29,6 +29,7 @@ from appliance.services.secrets import Secrets
 from appliance.services.seeds import Seeds
 from appliance.services.templates import Templates
 from appliance.services.volumes import Volumes
+from appliance.services.zones import Zones
 from appliance.store.base import Store
 
 COMPUTE_KINDS: Final[tuple[AnyKind, ...]] = (
@@ -43,6 +44,7 @@ class Compute:
     placement: Placement
     templates: Templates
     volumes: Volumes
+    zones: Zones
     instances: Instances
     komputes: Komputes
     machines: Machines
@@ -71,6 +73,7 @@ class Compute:
             placement=placement,
             templates=Templates(durable, catalog),
             volumes=Volumes(durable, catalog),
+            zones=Zones(store, catalog),
             instances=Instances(durable, catalog, placement),
             komputes=Komputes(durable, catalog, placement),
             machines=machines,

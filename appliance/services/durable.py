@@ -211,7 +211,10 @@ class Durable:
             )
 
     async def write(
-        self, change: Callable[[], Awaitable[Sequence[Statement]]], *, explain: Explain
+        self,
+        change: Callable[[], Awaitable[Sequence[Statement]]],
+        *,
+        explain: Explain = _unexplained,
     ) -> None:
         """Write rows that need no work; `change` runs again when what it guards has changed."""
         for _ in range(TRIES):

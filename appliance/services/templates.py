@@ -2,8 +2,9 @@
 
 import msgspec
 
-from appliance.core.errors import Conflict, KowabungaError
+from appliance.core.errors import Conflict, Invalid, KowabungaError
 from appliance.core.ids import new_id
+from appliance.model.compute import Architecture, Firmware, Tpm
 from appliance.model.target import target
 from appliance.operations.operation import Operation
 from appliance.operations.step import Submission
@@ -16,8 +17,11 @@ from appliance.resources.template import (
     TEMPLATES,
     Template,
     TemplatePlace,
+    TemplatePlatform,
     begin_delete_template,
     check_template,
+    platform_of,
+    set_platform,
     template_pool,
     volumes_of_template,
 )
@@ -25,11 +29,17 @@ from appliance.resources.work import Work
 from appliance.services.catalog import Catalog, check_id
 from appliance.services.durable import Asked, Begun, Durable, object_of
 from appliance.services.jobs import template_job
-from appliance.store.base import guard, guard_none
+from appliance.store.base import Statement, guard, guard_none
 
 
 class _Clone(msgspec.Struct, frozen=True):
     id: str
+
+
+class _Platform(msgspec.Struct, frozen=True):
+    firmware: Firmware
+    tpm: Tpm
+    architecture: Architecture
 
 
 class Templates:
@@ -76,6 +86,39 @@ class Templates:
             explain=explain,
             refuse_taken=lambda: self._catalog.refuse_taken(TEMPLATES, pool_id, wanted),
         )
+
+    async def get_platform(self, template_id: str) -> TemplatePlatform:
+        """Return the firmware and the TPM of machines from a template.
+
+        Raises:
+            NotFound: it does not exist.
+        """
+        await self._catalog.require(TEMPLATES, template_id)
+        (found,) = await self._durable.rows(_Platform, platform_of(template_id))
+        return TemplatePlatform(found.firmware, found.tpm)
+
+    async def set_platform(self, template_id: str, platform: TemplatePlatform) -> None:
+        """Decide it, before the first machine: an installed system does not change its firmware.
+
+        Raises:
+            NotFound: the template does not exist.
+            Invalid: its architecture has no such firmware.
+            Conflict: volumes were cloned from it, and it would be another platform.
+        """
+        if await self.get_platform(template_id) == platform:
+            return
+        (found,) = await self._durable.rows(_Platform, platform_of(template_id))
+        if found.architecture is Architecture.AARCH64 and platform.firmware is Firmware.BIOS:
+            raise Invalid("firmware cannot be bios: the template is for aarch64", field="firmware")
+
+        async def build() -> list[Statement]:
+            if await self._durable.rows(_Clone, clones):
+                raise await self._catalog.in_use(TEMPLATES, TEMPLATES.children, template_id)
+            unused, closed = guard_none(clones)
+            return [unused, set_platform(template_id, platform), closed]
+
+        clones = volumes_of_template(template_id)
+        await self._durable.write(build)
 
     async def delete(self, asked: Asked, template_id: str) -> Begun[None]:
         """Remove a template, or stop its import.

@@ -16,6 +16,7 @@ CREATE TABLE zone (
     region_id TEXT NOT NULL REFERENCES region (id),
     name TEXT NOT NULL UNIQUE,
     description TEXT NOT NULL,
+    cpu_model TEXT, -- that x86_64 machines see; NULL: that of their host
     generation INTEGER NOT NULL DEFAULT 1,
     created_at_ms INTEGER NOT NULL,
     updated_at_ms INTEGER NOT NULL
@@ -64,6 +65,7 @@ CREATE TABLE kaktus (
     cpu_arch TEXT NOT NULL DEFAULT '',
     cpu_vendor TEXT NOT NULL DEFAULT '',
     cpu_model TEXT NOT NULL DEFAULT '',
+    cpu_models TEXT NOT NULL DEFAULT '[]' CHECK (json_valid(cpu_models)), -- for its guests
     cpu_sockets INTEGER NOT NULL DEFAULT 0,
     cpu_cores INTEGER NOT NULL DEFAULT 0,
     cpu_threads INTEGER NOT NULL DEFAULT 0,
@@ -177,6 +179,8 @@ CREATE TABLE template (
     os TEXT NOT NULL CHECK (os IN ('linux', 'windows')),
     source TEXT NOT NULL,
     architecture TEXT NOT NULL DEFAULT 'x86_64' CHECK (architecture IN ('x86_64', 'aarch64')),
+    firmware TEXT NOT NULL DEFAULT 'auto' CHECK (firmware IN ('auto', 'uefi', 'bios')),
+    tpm TEXT NOT NULL DEFAULT 'auto' CHECK (tpm IN ('auto', 'on', 'off')),
     is_default INTEGER NOT NULL DEFAULT 0 CHECK (is_default IN (0, 1)),
     size_bytes INTEGER NOT NULL DEFAULT 0, -- virtual size, known once imported
     phase TEXT NOT NULL CHECK (phase IN ('creating', 'ready', 'deleting')),

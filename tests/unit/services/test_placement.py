@@ -28,6 +28,7 @@ def host(name: str, **traits: object) -> Host:
         "id": name,
         "name": name,
         "architecture": "x86_64",
+        "has_cpu_model": 1,
         "cpu_threads": 8,
         "memory_bytes": 32 * GIB,
         "cpu_ratio": 3,
@@ -83,6 +84,7 @@ def test_siblings_keep_apart_as_the_project_wants(spread: Spread, expected: str)
         ({"architecture": "", "cpu_threads": 0, "memory_bytes": 0}, "has not reported"),
         ({"schedulable": 0}, "closed to new instances"),
         ({"architecture": "aarch64"}, "it is aarch64, the template is for x86_64"),
+        ({"has_cpu_model": 0}, "cannot give its guests the processor of its zone"),
         ({"memory_bytes": 3 * GIB}, "its whole memory is"),
         ({"used_vcpus": 23}, "1 vCPUs and"),
         ({"used_vcpus": 30}, "0 vCPUs and"),  # a ratio was lowered
