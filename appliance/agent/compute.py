@@ -20,6 +20,7 @@ from appliance.rpc.compute import (
     COMPUTE_GET_HOST,
     COMPUTE_GROW_DISK,
     COMPUTE_LIST_DOMAINS,
+    COMPUTE_LIST_FLAWS,
     COMPUTE_LIST_STATISTICS,
     COMPUTE_REBOOT,
     COMPUTE_REQUEST_SHUTDOWN,
@@ -29,6 +30,7 @@ from appliance.rpc.compute import (
     DomainPower,
     DomainRef,
     DomainStatisticsList,
+    FlawList,
 )
 from appliance.rpc.method import Nothing
 from appliance.rpc.methods import Event
@@ -74,6 +76,9 @@ def compute_handlers(driver: ComputeDriver, send_event: EventSender) -> dict[str
     async def list_statistics(_: Nothing) -> DomainStatisticsList:
         return DomainStatisticsList(tuple(await driver.list_statistics()))
 
+    async def list_flaws(_: Nothing) -> FlawList:
+        return FlawList(tuple(await driver.list_flaws()))
+
     def on_domain_event(event: DomainEvent) -> None:
         send_event(
             Event(
@@ -96,4 +101,5 @@ def compute_handlers(driver: ComputeDriver, send_event: EventSender) -> dict[str
         COMPUTE_GET_DOMAIN.name: get_domain,
         COMPUTE_LIST_DOMAINS.name: list_domains,
         COMPUTE_LIST_STATISTICS.name: list_statistics,
+        COMPUTE_LIST_FLAWS.name: list_flaws,
     }

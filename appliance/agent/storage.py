@@ -20,6 +20,7 @@ from appliance.rpc.storage import (
     STORAGE_GET_POOL_STATISTICS,
     STORAGE_IMPORT_TEMPLATE,
     STORAGE_LIST_IMAGES,
+    STORAGE_LIST_UNFINISHED,
     ImageEnsure,
     ImageList,
     ImageListParams,
@@ -27,6 +28,7 @@ from appliance.rpc.storage import (
     SeedEnsure,
     StoragePoolParams,
     TemplateImport,
+    UnfinishedList,
 )
 
 
@@ -64,6 +66,9 @@ def storage_handlers(driver: StorageDriver, send_event: EventSender) -> dict[str
     async def get_pool_statistics(params: StoragePoolParams) -> PoolStatistics:
         return await driver.get_pool_statistics(params.storage_pool)
 
+    async def list_unfinished(params: StoragePoolParams) -> UnfinishedList:
+        return UnfinishedList(tuple(await driver.list_unfinished(params.storage_pool)))
+
     return {
         STORAGE_IMPORT_TEMPLATE.name: import_template,
         STORAGE_ENSURE_IMAGE.name: ensure_image,
@@ -72,4 +77,5 @@ def storage_handlers(driver: StorageDriver, send_event: EventSender) -> dict[str
         STORAGE_GET_IMAGE.name: get_image,
         STORAGE_LIST_IMAGES.name: list_images,
         STORAGE_GET_POOL_STATISTICS.name: get_pool_statistics,
+        STORAGE_LIST_UNFINISHED.name: list_unfinished,
     }

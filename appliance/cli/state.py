@@ -45,6 +45,7 @@ def verify(client: ApiClient, state: Path | None, form: Format) -> None:
 
 
 async def _verify(directory: Path) -> list[str]:
+    from appliance.services.invariants import verify_rows  # noqa: PLC0415 - loads much
     from appliance.store.sqlite import SqliteStore  # noqa: PLC0415 - for a stopped Kahuna only
     from appliance.store.verify import verify as verify_store  # noqa: PLC0415
 
@@ -54,6 +55,6 @@ async def _verify(directory: Path) -> list[str]:
     clock = SystemClock()
     store = await SqliteStore.open(path, clock=clock, statement_limit_s=_LIMIT_S)
     try:
-        return await verify_store(store)
+        return [*await verify_store(store), *await verify_rows(store)]
     finally:
         await store.close()

@@ -67,6 +67,11 @@ class NftPortFilter:
             await self._check_support()
             await self._apply(dict(ports))
 
+    async def list_ports(self) -> tuple[PortSpec, ...]:
+        async with self._lock:
+            done = await run([self._nft, "-j", "list", "sets", "bridge"], timeout_s=_TIMEOUT_S)
+        return _read_ports(done.stdout)
+
     async def keep(self) -> None:
         """Put our tables back whenever somebody has removed them (`flush ruleset`), for ever."""
         while True:
@@ -118,12 +123,44 @@ class _Chain(msgspec.Struct):
     name: str
 
 
+class _Set(msgspec.Struct):
+    table: str
+    name: str
+    elem: list[Any] = []  # Any: other tables have sets of whatever
+
+    def pairs(self) -> list[tuple[str, str]]:
+        return [tuple(each["concat"]) for each in self.elem]
+
+
 class _Thing(msgspec.Struct):
     chain: _Chain | None = None
+    set: _Set | None = None
 
 
 class _Listing(msgspec.Struct):
     nftables: list[_Thing]
+
+
+def _read_ports(listing: bytes) -> tuple[PortSpec, ...]:
+    """Read the sets of `_guard` as nft tells them."""
+    things = msgspec.json.decode(listing, type=_Listing).nftables
+    sets = {thing.set.name: thing.set for thing in things if thing.set and thing.set.table == _NAME}
+    if not {"cards", "routers", "addresses"} <= sets.keys():
+        return ()  # no port may speak where our table is not
+    addresses = dict[str, list[str]]()
+    for name, address in sets["addresses"].pairs():
+        addresses.setdefault(name, []).append(address)
+    routers = frozenset[str](sets["routers"].elem)
+    return tuple(
+        sorted(
+            PortSpec(
+                name=name,
+                mac=mac,
+                addresses=None if name in routers else tuple(sorted(addresses.get(name, ()))),
+            )
+            for name, mac in sets["cards"].pairs()
+        )
+    )
 
 
 def _guard(ports: Iterable[PortSpec]) -> list[Json]:

@@ -169,6 +169,17 @@ class DomainStatistics(msgspec.Struct, frozen=True, kw_only=True):
     network_sent_bytes: int
 
 
+class Flaw(msgspec.Struct, frozen=True, kw_only=True, order=True):
+    """What is on a host of a domain that is not there, or is not as a domain there needs it.
+
+    Attributes:
+        domain_id: None: nobody can tell any more whose it was.
+    """
+
+    domain_id: ObjectId | None
+    detail: str
+
+
 class DomainEvent(msgspec.Struct, frozen=True, kw_only=True):
     """A domain changed its state, by itself or by command: a hint to look, never the only one."""
 
@@ -320,6 +331,14 @@ class ComputeDriver(Protocol):
 
     async def list_statistics(self) -> list[DomainStatistics]:
         """Return the counters of every active domain, by id, in one call to the hypervisor."""
+        ...
+
+    async def list_flaws(self) -> list[Flaw]:
+        """Return what is left of domains that are gone, and what those that are there lack.
+
+        Of what this driver keeps beside them on the host: the rules of their ports, their files.
+        Looks only; of a domain that is being changed meanwhile, what is told means nothing.
+        """
         ...
 
     async def open_console(

@@ -98,6 +98,10 @@ class PortFilter(Protocol):
         """Let the ports of these domains speak and no others, whatever was set before."""
         ...
 
+    async def list_ports(self) -> tuple[PortSpec, ...]:
+        """Return the ports that may speak, and what, as it is in force now; sorted."""
+        ...
+
 
 class DnsRecord(msgspec.Struct, frozen=True, kw_only=True, order=True):
     """One name and its IPv4 addresses; `name` is relative to its zone."""

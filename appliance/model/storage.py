@@ -111,6 +111,13 @@ class FileLocation(msgspec.Struct, frozen=True, kw_only=True):
 ImageLocation = FileLocation
 
 
+class UnfinishedFile(msgspec.Struct, frozen=True, kw_only=True, order=True):
+    """What work on an image keeps in its pool until it is done, and a crash may leave there."""
+
+    image_id: ObjectId
+    name: str
+
+
 class PoolStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """How full a storage pool is.
 
@@ -261,6 +268,10 @@ class StorageDriver(Protocol):
 
         Fewer than `limit`: there are no more. Unfinished imports are not among them.
         """
+        ...
+
+    async def list_unfinished(self, storage_pool: StoragePoolRef) -> list[UnfinishedFile]:
+        """Return the first `IMAGES_PER_LIST` unfinished files, sorted; looks only."""
         ...
 
     async def get_pool_statistics(self, storage_pool: StoragePoolRef) -> PoolStatistics: ...

@@ -73,8 +73,9 @@ class Engine:
             settings=chosen,
             lanes=Lanes(chosen.calls_per_agent),
             vault=vault or NoVault(),
-            announce=self._notices.announce,
+            announce=self._announce,
         )
+        self._listener: Callable[[str], None] | None = None
         self._runner = Runner(self._equipment, self._notices, alone=alone)
         self._intake = Intake(self._equipment, self._runner, self._new_id)
 
@@ -91,6 +92,14 @@ class Engine:
         """Look at once for operations that wait for this agent."""
         _log.debug("operation_agent_connected", agent=agent_id)
         self._runner.wake()
+
+    def on_finished(self, listener: Callable[[str], None]) -> None:
+        """Call `listener`, which must not block or raise, with the id of each operation of ours.
+
+        Once it has ended; a hint only: what ends while nobody listens is told to nobody. One
+        listener: a new one takes the place of the old.
+        """
+        self._listener = listener
 
     # --- asking for work
 
@@ -208,7 +217,7 @@ class Engine:
         except Stale as stale:
             raise _finished(await self._read(operation_id)) from stale
         self._runner.drop(operation_id)
-        self._notices.announce(operation_id)
+        self._announce(operation_id)
         _log.warning("operation_abandoned", operation_id=operation_id)
         recorded = await fetch(
             self._store, StepRow, sql.steps(operation_id), Consistency.LINEARIZABLE
@@ -285,6 +294,11 @@ class Engine:
         return [decode_operation(row) for row in rows]
 
     # --- inside
+
+    def _announce(self, operation_id: str) -> None:
+        self._notices.announce(operation_id)
+        if self._listener is not None:
+            self._listener(operation_id)
 
     async def _override(self, submission: Submission[A], busy: Busy) -> None:
         by_user = submission.origin is Origin.USER

@@ -79,6 +79,7 @@ class Trouble(StrEnum):
     OTHER = "other"  # the thing is not as the row wants it
     LEFT = "left"  # the guest has powered itself off
     GOING = "going"  # the row is to be deleted, and is still there
+    FLAW = "flaw"  # of what belongs to things without a row of its own: bridges, ports, files
 
 
 class Difference(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ from appliance.model.compute import (
     AppliedDomain,
     DomainSpec,
     DomainStatistics,
+    Flaw,
     HostFacts,
     ObservedDomain,
 )
@@ -45,6 +46,10 @@ class DomainList(msgspec.Struct, frozen=True):
 
 class DomainStatisticsList(msgspec.Struct, frozen=True):
     statistics: tuple[DomainStatistics, ...]
+
+
+class FlawList(msgspec.Struct, frozen=True):
+    flaws: tuple[Flaw, ...]
 
 
 COMPUTE_GET_HOST: Final = Method(
@@ -92,9 +97,15 @@ COMPUTE_LIST_STATISTICS: Final = Method(
     "compute.list_statistics", Nothing, DomainStatisticsList, TimeoutClass.FAST, effectful=False,
     answered_by="agent", about="Counters of every active domain of the host.",
 )  # fmt: skip
+COMPUTE_LIST_FLAWS: Final = Method(
+    "compute.list_flaws", Nothing, FlawList, TimeoutClass.FAST, effectful=False,
+    answered_by="agent",
+    about="What is left on the host of domains that are gone, and what those there lack.",
+)  # fmt: skip
 
 COMPUTE_METHODS: Final[tuple[AnyMethod, ...]] = (
     COMPUTE_GET_HOST, COMPUTE_ENSURE_DOMAIN, COMPUTE_ENSURE_DOMAIN_ABSENT, COMPUTE_ENSURE_POWER,
     COMPUTE_REQUEST_SHUTDOWN, COMPUTE_REBOOT, COMPUTE_RESET, COMPUTE_GROW_DISK,
     COMPUTE_GET_DOMAIN, COMPUTE_LIST_DOMAINS, COMPUTE_LIST_STATISTICS,
+    COMPUTE_LIST_FLAWS,
 )  # fmt: skip

@@ -14,6 +14,7 @@ from appliance.model.storage import (
     SeedSpec,
     StoragePoolRef,
     TemplateSource,
+    UnfinishedFile,
     VolumeSpec,
 )
 from appliance.rpc.method import AnyMethod, Method, Nothing, TimeoutClass
@@ -57,6 +58,10 @@ class ImageList(msgspec.Struct, frozen=True):
     more: bool
 
 
+class UnfinishedList(msgspec.Struct, frozen=True):
+    files: tuple[UnfinishedFile, ...]
+
+
 STORAGE_IMPORT_TEMPLATE: Final = Method(
     "storage.import_template", TemplateImport, ObservedImage, TimeoutClass.DOWNLOAD,
     effectful=True, answered_by="agent",
@@ -86,9 +91,14 @@ STORAGE_GET_POOL_STATISTICS: Final = Method(
     "storage.get_pool_statistics", StoragePoolParams, PoolStatistics, TimeoutClass.FAST,
     effectful=False, answered_by="agent", about="Capacity and use of a storage pool.",
 )  # fmt: skip
+STORAGE_LIST_UNFINISHED: Final = Method(
+    "storage.list_unfinished", StoragePoolParams, UnfinishedList, TimeoutClass.FAST,
+    effectful=False, answered_by="agent",
+    about="What work on images has not finished in a storage pool, or has left there.",
+)  # fmt: skip
 
 STORAGE_METHODS: Final[tuple[AnyMethod, ...]] = (
     STORAGE_IMPORT_TEMPLATE, STORAGE_ENSURE_IMAGE, STORAGE_ENSURE_SEED,
     STORAGE_ENSURE_IMAGE_ABSENT, STORAGE_GET_IMAGE, STORAGE_LIST_IMAGES,
-    STORAGE_GET_POOL_STATISTICS,
+    STORAGE_GET_POOL_STATISTICS, STORAGE_LIST_UNFINISHED,
 )  # fmt: skip

@@ -69,6 +69,8 @@ class Compute:
         durable = Durable(store, engine, gateway, clock)
         placement = Placement(store, gateway)
         machines = Machines(durable, gateway)
+        reconciler = Reconciler(store, engine, gateway, durable, seeds, alarm=alarm, clock=clock)
+        engine.on_finished(reconciler.operation_finished)
         return cls(
             placement=placement,
             templates=Templates(durable, catalog),
@@ -78,6 +80,6 @@ class Compute:
             komputes=Komputes(durable, catalog, placement),
             machines=machines,
             consoles=Consoles(store, machines, gateway, clock),
-            reconciler=Reconciler(store, engine, gateway, durable, seeds, alarm=alarm, clock=clock),
+            reconciler=reconciler,
             seeds=seeds,
         )

@@ -97,6 +97,7 @@ class Reconciler:
         self._waiting: set[str] = set()  # those in the queue
         self._looking: set[str] = set()
         self._again: set[str] = set()  # those that came due while they were looked at
+        self._finished: asyncio.Queue[str] = asyncio.Queue()  # operations
 
     def agent_connected(self, agent_id: str) -> None:
         """Look at the agent's node soon."""
@@ -109,9 +110,18 @@ class Reconciler:
         if event.kind == "domain.state":
             self.agent_connected(agent_id)
 
+    def operation_finished(self, operation_id: str) -> None:
+        """Look soon at the node on which an operation has left less than there was.
+
+        Bridges that nobody needs any more are not the operation's to remove, and should not wait
+        for the next period.
+        """
+        self._finished.put_nowait(operation_id)
+
     async def run(self) -> None:
         """Look at the nodes that are due, a few at once, for ever."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow_operations(), name="reconcile_operations")
             group.create_task(self._remind(), name="reconcile_period")
             for number in range(_AT_ONCE):
                 group.create_task(self._look_forever(), name=f"reconcile {number}")
@@ -145,6 +155,25 @@ class Reconciler:
                 self._looking.discard(agent_id)
             if agent_id in self._again:
                 self._again.discard(agent_id)
+                self.agent_connected(agent_id)
+
+    async def _follow_operations(self) -> None:
+        while True:
+            operation_id = await self._finished.get()
+            # Not one that may end the same way at each look: that would be a loop.
+            left = Statement(
+                "SELECT json_extract(arguments, '$.host_agent') AS agent FROM operation"
+                " WHERE id = ? AND agent IS NOT NULL AND ("
+                " (kind IN ('kompute_create', 'instance_create') AND state <> 'done')"
+                " OR (kind IN ('kompute_delete', 'instance_delete') AND state = 'done'))",
+                (operation_id,),
+            )
+            try:
+                agents = [str(row["agent"]) for row in await self._store.query(left)]
+            except KowabungaError as error:
+                _log.warning("operation_not_followed", problem=str(error))
+                continue
+            for agent_id in filter(self._gateway.reachable, agents):
                 self.agent_connected(agent_id)
 
     async def _remind(self) -> None:

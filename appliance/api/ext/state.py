@@ -6,6 +6,8 @@ from litestar.di import NamedDependency
 
 from appliance.api.guards import Allow, allow
 from appliance.api.services import Services
+from appliance.model.access import Allow
+from appliance.services.invariants import verify_rows
 from appliance.services.verify import verify_world
 from appliance.store.verify import verify
 
@@ -24,8 +26,8 @@ class Verification(msgspec.Struct, frozen=True):
     opt=allow(Allow.SUPER_ADMIN),
 )
 async def verify_state(services: NamedDependency[Services]) -> Verification:
-    """Check the whole database, and whether every machine and disk in it exists on its node."""
-    findings = await verify(services.store)
+    """Check the whole database, and whether its nodes have what is in it, and nothing else."""
+    findings = [*await verify(services.store), *await verify_rows(services.store)]
     world = await verify_world(services.store, services.hub, services.compute.seeds)
     findings += [f"{each.target}: {each.detail}" for each in world.differences]
     findings += [f"{each} (not looked at)" for each in world.unseen]

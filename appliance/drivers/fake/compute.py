@@ -25,6 +25,7 @@ from appliance.model.compute import (
     DomainListener,
     DomainSpec,
     DomainStatistics,
+    Flaw,
     HostFacts,
     ObservedDomain,
     check_cpu_model,
@@ -183,6 +184,14 @@ class FakeComputeDriver:
                 self._count(domain.running, domain.started_at_ms)
                 for domain in self._list()
                 if domain.running is not None
+            ]
+
+    async def list_flaws(self) -> list[Flaw]:
+        async with self._faults.around("compute.list_flaws"):
+            there = {domain.defined.domain_id for domain in self._list()}
+            return [
+                Flaw(domain_id=domain_id, detail="a card is plugged, and its domain is gone")
+                for domain_id in sorted(self._bridges.list_plugged() - there)
             ]
 
     async def open_console(

@@ -26,6 +26,7 @@ _REGION: Final = "region_network"
 class _Plug(msgspec.Struct, frozen=True):
     """A running domain's interface in a bridge."""
 
+    domain_id: str
     bridge: str
 
 
@@ -52,10 +53,15 @@ class Bridges:
         self._world.remove(self._place, _BRIDGE, name)
 
     def plug(self, domain_id: str, mac: str, bridge: str) -> None:
-        self._world.put(self._place, _PLUG, f"{domain_id}/{mac}", _Plug(bridge))
+        self._world.put(self._place, _PLUG, f"{domain_id}/{mac}", _Plug(domain_id, bridge))
 
     def unplug(self, domain_id: str, mac: str) -> None:
         self._world.remove(self._place, _PLUG, f"{domain_id}/{mac}")
+
+    def list_plugged(self) -> set[str]:
+        """Return the ids of the domains with a card in some bridge."""
+        plugs = self._world.list_things(self._place, _PLUG, _Plug)
+        return {plug.domain_id for plug in plugs}
 
     def is_used(self, name: str) -> bool:
         plugs = self._world.list_things(self._place, _PLUG, _Plug)

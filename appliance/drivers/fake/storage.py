@@ -24,6 +24,7 @@ from appliance.model.storage import (
     SeedSpec,
     StoragePoolRef,
     TemplateSource,
+    UnfinishedFile,
     VolumeSpec,
     seed_digest,
     whole_sectors,
@@ -70,6 +71,7 @@ class Internet:
 class _Download(msgspec.Struct, frozen=True):
     """How much of a template has come: a repeated import goes on from there."""
 
+    template_id: str
     url: str
     done_bytes: int
 
@@ -223,6 +225,16 @@ class FakeStorageDriver:
                 )
             return FileLocation(path=f"/dev/rbd/{storage_pool.pool}/{image_id}", format="raw")
 
+    async def list_unfinished(self, storage_pool: StoragePoolRef) -> list[UnfinishedFile]:
+        async with self._faults.around("storage.list_unfinished"):
+            begun = self._world.list_things(
+                self._images.place(storage_pool), _DOWNLOAD, _Download, limit=IMAGES_PER_LIST
+            )
+            return [
+                UnfinishedFile(image_id=each.template_id, name=f".{each.template_id}.part")
+                for each in begun
+            ]
+
     async def list_images(
         self, storage_pool: StoragePoolRef, *, after: str = "", limit: int = IMAGES_PER_LIST
     ) -> list[ObservedImage]:
@@ -301,7 +313,8 @@ class FakeStorageDriver:
             chunk_bytes = min(step_bytes, file.size_bytes - done_bytes)
             await self._clock.sleep(self._internet.seconds(chunk_bytes) * self._faults.factor)
             done_bytes += chunk_bytes
-            self._world.put(place, _DOWNLOAD, source.template_id, _Download(source.url, done_bytes))
+            come = _Download(source.template_id, source.url, done_bytes)
+            self._world.put(place, _DOWNLOAD, source.template_id, come)
             progress(
                 ImportProgress(
                     template_id=source.template_id,

@@ -26,6 +26,7 @@ from appliance.drivers.libvirt import power as switch
 from appliance.drivers.libvirt.connection import Calls, Connection
 from appliance.drivers.libvirt.definition import Layout, Parts, lay_out, render_domain
 from appliance.drivers.libvirt.disk import grow
+from appliance.drivers.libvirt.flaws import compare_ports, list_lost_files
 from appliance.drivers.libvirt.host import (
     host_architecture,
     read_host,
@@ -56,6 +57,7 @@ from appliance.model.compute import (
     DomainSpec,
     DomainStatistics,
     Firmware,
+    Flaw,
     HostFacts,
     InterfaceSpec,
     ObservedDomain,
@@ -221,6 +223,14 @@ class LibvirtCompute:
 
     async def list_statistics(self) -> list[DomainStatistics]:
         return await self._connection.calls().call_all_domains(list_statistics)
+
+    async def list_flaws(self) -> list[Flaw]:
+        calls = self._connection.calls()
+        lost = await calls.call(list_lost_files, self._directory)
+        seen = await self._ports.list_ports()
+        cards = await calls.call(list_cards)
+        wanted = {domain_id: _ports(*cards[domain_id]) for domain_id in cards}
+        return [*lost, *compare_ports(wanted, seen)]
 
     async def open_console(
         self, domain_id: str, kind: ConsoleKind

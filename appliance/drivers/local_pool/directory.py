@@ -28,6 +28,7 @@ from appliance.model.storage import (
     ObservedImage,
     PoolStatistics,
     StoragePoolRef,
+    UnfinishedFile,
     whole_sectors,
 )
 
@@ -160,6 +161,15 @@ class PoolDirectory:
         return observed
 
     def clones(self, template_id: str) -> list[str]:
+    def list_unfinished(self, limit: int) -> list[UnfinishedFile]:
+        with os.scandir(self.path) as entries:
+            found = [
+                UnfinishedFile(image_id=name[1], name=entry.name)
+                for entry in entries
+                if (name := _UNFINISHED.match(entry.name))
+            ]
+        return sorted(found)[:limit]
+
         """Return the ids of the images made from a template.
 
         Raises:

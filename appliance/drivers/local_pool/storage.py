@@ -45,6 +45,7 @@ from appliance.model.storage import (
     SeedSpec,
     StoragePoolRef,
     TemplateSource,
+    UnfinishedFile,
     VolumeSpec,
     seed_digest,
     whole_sectors,
@@ -204,6 +205,11 @@ class LocalPoolStorage:
         with told_as_ours():
             directory = await self._threads.run(self._roots.open, storage_pool)
             return await self._threads.run(directory.list_images, after=after, limit=limit)
+
+    async def list_unfinished(self, storage_pool: StoragePoolRef) -> list[UnfinishedFile]:
+        with told_as_ours():
+            directory = await self._threads.run(self._roots.open, storage_pool)
+            return await self._threads.run(directory.list_unfinished, IMAGES_PER_LIST)
 
     async def get_pool_statistics(self, storage_pool: StoragePoolRef) -> PoolStatistics:
         with told_as_ours():

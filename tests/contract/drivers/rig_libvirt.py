@@ -74,6 +74,9 @@ class RecordedPorts:
     async def replace_all(self, ports: Mapping[str, tuple[PortSpec, ...]]) -> None:
         self.ports = dict(ports)
 
+    async def list_ports(self) -> tuple[PortSpec, ...]:
+        return tuple(sorted(port for domain in self.ports.values() for port in domain))
+
 
 class BootedCompute(LibvirtCompute):
     """Returns from a start once the guest has booted: the suite talks to guests at once."""

@@ -548,3 +548,11 @@ class TestConsole:
             await rig.compute.open_console(spec.domain_id, kind)
         with pytest.raises(NotFound):
             await rig.compute.open_console(some_id(), kind)
+
+
+class TestFlaws:
+    async def test_are_none_of_a_domain_from_its_definition_to_its_end(self, rig: Rig) -> None:
+        spec = await define(rig)
+        assert await rig.compute.list_flaws() == []
+        await rig.compute.ensure_domain_absent(spec.domain_id)
+        assert await rig.compute.list_flaws() == []

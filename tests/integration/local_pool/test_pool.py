@@ -21,7 +21,7 @@ from appliance.core.errors import (
     NotFound,
     Unavailable,
 )
-from appliance.model.storage import LocalPool, RbdPool, SeedSpec, VolumeSpec
+from appliance.model.storage import LocalPool, RbdPool, SeedSpec, UnfinishedFile, VolumeSpec
 from tests.contract.drivers.rig import MIB, some_id
 from tests.contract.drivers.rig_local_pool import local_storage
 from tests.integration.local_pool.conftest import Bench, qemu
@@ -51,6 +51,20 @@ async def write(path: str, text: str, *, at: int = 0) -> None:
     await command.run(
         [need("qemu-io"), "-f", "qcow2", "-c", f"write -P {pattern} {at} 512", path], timeout_s=60
     )
+
+
+class TestUnfinished:
+    async def test_files_are_listed_and_nothing_else(self, bench: Bench) -> None:
+        await bench.volume(MIB)
+        assert await bench.storage.list_unfinished(bench.pool) == []
+        directory = bench.directory
+        image = some_id()
+        for name in (f".{image}.new", f"..{image}.part.json.x7", ".notes", "notes.txt"):
+            (directory / name).touch()
+        assert await bench.storage.list_unfinished(bench.pool) == [
+            UnfinishedFile(image_id=image, name=f"..{image}.part.json.x7"),
+            UnfinishedFile(image_id=image, name=f".{image}.new"),
+        ]
 
 
 class TestClone:

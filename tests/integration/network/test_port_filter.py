@@ -262,6 +262,16 @@ class TestFilter:
                 assert not segment.passes(ILLEGAL["another's IPv4"])
             keeper.cancel()
 
+    async def test_tells_what_is_in_force(self, segment: Segment) -> None:
+        assert await segment.filter.list_ports() == tuple(sorted((GUEST_PORT, ROUTER_PORT)))
+        mute = port(NEIGHBOUR)
+        await segment.filter.ensure_ports("guest", (mute,))
+        assert await segment.filter.list_ports() == tuple(sorted((mute, ROUTER_PORT)))
+        nft("flush ruleset")
+        nft("add table bridge other")
+        nft("add set bridge other some { type mark ; flags interval ; elements = { 1-9 } ; }")
+        assert await segment.filter.list_ports() == ()
+
     async def test_leaves_the_tables_of_others_alone(self, segment: Segment) -> None:
         nft("add table bridge other")
         nft("add table inet other")

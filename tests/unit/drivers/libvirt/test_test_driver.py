@@ -33,6 +33,9 @@ class Ports:
     async def replace_all(self, ports: Mapping[str, tuple[PortSpec, ...]]) -> None:
         self.set = ports
 
+    async def list_ports(self) -> tuple[PortSpec, ...]:
+        return tuple(sorted(port for domain in self.set.values() for port in domain))
+
 
 @pytest.fixture
 def sockets() -> Generator[Path]:
