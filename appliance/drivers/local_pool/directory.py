@@ -49,6 +49,7 @@ VOLUME: Final = Kind("volume.qcow2", ImagePurpose.VOLUME, "qcow2")
 SEED: Final = Kind("seed.iso", ImagePurpose.SEED, "raw")
 _KINDS: Final = {kind.suffix: kind for kind in (TEMPLATE, RAW_TEMPLATE, VOLUME, SEED)}
 _NAME: Final = re.compile(r"([0-9a-f]{24})\.(.+)")
+_UNFINISHED: Final = re.compile(r"\.{1,2}([0-9a-f]{24})\.")
 
 # fcntl_locking(2): struct flock. QEMU's locks lie on single bytes from 100 (what it uses) and 200
 # (what it lets others do) on: block/file-posix.c. Whoever has an image open holds one of them.
@@ -160,7 +161,6 @@ class PoolDirectory:
                 )
         return observed
 
-    def clones(self, template_id: str) -> list[str]:
     def list_unfinished(self, limit: int) -> list[UnfinishedFile]:
         with os.scandir(self.path) as entries:
             found = [
@@ -170,6 +170,7 @@ class PoolDirectory:
             ]
         return sorted(found)[:limit]
 
+    def clones(self, template_id: str) -> list[str]:
         """Return the ids of the images made from a template.
 
         Raises:
