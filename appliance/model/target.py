@@ -1,9 +1,10 @@
 """Targets: the names by which operations lock things and agents fence effects."""
 
 import re
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 from appliance.core.errors import Invalid
 
@@ -23,11 +24,15 @@ def target(kind: str, object_id: str) -> str:
     return name
 
 
+# What the databases of both sides can keep.
+FenceNumber = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
 class Fence(msgspec.Struct, frozen=True, order=True, forbid_unknown_fields=True):
     """The right to act on a target: compared as (epoch, fence); a lower one has lost.
 
     `epoch` rises when a backup is restored, `fence` with each operation and each takeover.
     """
 
-    epoch: int
-    fence: int
+    epoch: FenceNumber
+    fence: FenceNumber

@@ -1,11 +1,13 @@
 """What fuzzers share: how long they run, texts that have broken programs before, and JSON."""
 
-from typing import Final
+from typing import Final, TypeVar
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.faults import LONG
+
+T = TypeVar("T")
 
 _LONGER: Final = 200  # times, with --long
 
@@ -19,6 +21,19 @@ def budget(examples: int) -> settings:
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
+
+
+def examples(strategy: st.SearchStrategy[T], count: int) -> list[T]:
+    """Return what a fuzzer of this budget would try, for tests that try it all in one go."""
+    found: list[T] = []
+
+    @budget(count)
+    @given(strategy)
+    def collect(one: T) -> None:
+        found.append(one)
+
+    collect()
+    return found
 
 
 # Each is data to us, and something else to a shell, a parser, a terminal or a template.
