@@ -49,14 +49,19 @@ def check_domain(domain: str, field: str = "domain", *, min_labels: int) -> None
         )
 
 
+def longest_host_name(domain: str) -> int:
+    """Return how long a machine's name may be under a domain; "" is none."""
+    return MAX_DOMAIN_LENGTH - 1 - len(domain.removesuffix("."))
+
+
 def check_fits_domain(host_name: str, domain: str) -> None:
     """Accept a machine's name if its DNS record's name under the domain is not too long.
 
     Raises:
         Invalid: over 253 characters together.
     """
-    length = len(host_name) + 1 + len(domain.removesuffix("."))
-    if length > MAX_DOMAIN_LENGTH:
+    if len(host_name) > longest_host_name(domain):
+        length = len(host_name) + 1 + len(domain.removesuffix("."))
         raise Invalid(
             f"name {quoted(host_name)} with the project's domain has {length} characters, "
             f"{MAX_DOMAIN_LENGTH} are allowed",

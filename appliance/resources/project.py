@@ -10,7 +10,7 @@ from appliance.core.errors import InsufficientResource, Invalid
 from appliance.model.target import target
 from appliance.resources.allocation import assign_subnets
 from appliance.resources.fields import Maybe, about, given
-from appliance.resources.host_name import check_domain
+from appliance.resources.host_name import MAX_DOMAIN_LENGTH, check_domain, longest_host_name
 from appliance.resources.names import (
     check_count,
     check_line,
@@ -244,6 +244,17 @@ def has_subnet(project_id: str, subnet_id: str) -> Statement:
     )
 
 
+def domain_of(project_id: str) -> Statement:
+    return Statement("SELECT domain FROM project WHERE id = ?", (project_id,))
+
+
+def domain_guard(project_id: str, domain: str) -> Statement:
+    """Select 1 while a project has this domain."""
+    return Statement(
+        "SELECT EXISTS (SELECT 1 FROM project WHERE id = ? AND domain = ?)", (project_id, domain)
+    )
+
+
 def secret_owner(project_id: str) -> str:
     """Return the owner of a project's secrets: its `ROOT_PASSWORD`, which its row does not have."""
     return target("project", project_id)
@@ -419,6 +430,24 @@ def _refuse_to_leave(project: Project, row: Row) -> None:
     )
 
 
+def _machines_that_do_not_fit(project_id: str, _: str, project: Project) -> Statement:
+    """Select the machines whose names would be too long under the domain."""
+    longest = longest_host_name(given(project.domain, ""))
+    return Statement(
+        "SELECT name FROM instance WHERE project_id = ? AND length(name) > ? ORDER BY id",
+        (project_id, longest),
+    )
+
+
+def _refuse_domain(project: Project, row: Row) -> None:
+    raise Invalid(
+        f"domain {quoted(given(project.domain, ''))} is too long for machine"
+        f" {quoted(str(row['name']))}: together they have more than {MAX_DOMAIN_LENGTH} characters",
+        field="domain",
+        hint="rename the machine first, or choose a shorter domain",
+    )
+
+
 PROJECTS: Final = View(
     kind="project",
     title="project",
@@ -482,6 +511,7 @@ PROJECT_RULES: Final[tuple[Rule[Project], ...]] = (
         lambda _, row: _refuse_unknown("regions", "region", row),
     ),
     Rule(_machines_left_behind, _refuse_to_leave),
+    Rule(_machines_that_do_not_fit, _refuse_domain),
 )
 
 PROJECT_USAGE: Final = Part(

@@ -29,11 +29,18 @@ from appliance.operations.engine import Engine
 from appliance.operations.operation import Operation, State
 from appliance.operations.step import OnFailure, OperationKind, Submission
 from appliance.resources.choice import PoolChoice, pools_by_id
-from appliance.resources.project import Demand, over_quota, refuse_over_quota
+from appliance.resources.host_name import check_fits_domain
+from appliance.resources.project import (
+    Demand,
+    domain_guard,
+    domain_of,
+    over_quota,
+    refuse_over_quota,
+)
 from appliance.resources.work import Work, as_json
 from appliance.rpc.gateway import AgentGateway
 from appliance.services.catalog import TRIES
-from appliance.store.base import Consistency, Statement, Store, fetch, fetch_one
+from appliance.store.base import Consistency, Statement, Store, fetch, fetch_one, guard
 
 S = TypeVar("S", bound=msgspec.Struct)
 T = TypeVar("T")
@@ -228,6 +235,19 @@ class Durable:
             else:
                 return
         raise Unavailable("what this request changes is being changed by many at once")
+
+    async def fit_name(self, project_id: str, name: str) -> tuple[Statement, Statement]:
+        """Refuse a machine's name that is too long under its project's domain.
+
+        Returns what lets a batch apply only while the project has this domain.
+
+        Raises:
+            Invalid: over 253 characters together.
+        """
+        rows = await self._store.query(domain_of(project_id), Consistency.LINEARIZABLE)
+        domain = str(rows[0]["domain"]) if rows else ""
+        check_fits_domain(name, domain)
+        return guard(domain_guard(project_id, domain))
 
     async def rows(self, kind: type[S], statement: Statement) -> list[S]:
         """Return what a decision is based on."""

@@ -75,6 +75,7 @@ class Instances:
             await self._catalog.require(PROJECTS, project_id)
             await self._catalog.require(ZONES, zone_id)
             check_instance(wanted)
+            named = await self._durable.fit_name(project_id, wanted.name)
             zone = await self._durable.require(
                 RegionOfZone, region_of_zone(zone_id), f"zone {zone_id}"
             )
@@ -119,6 +120,7 @@ class Instances:
                 principal=asked.principal,
                 request_key=asked.key,
                 statements=(
+                    *named,
                     *quota_guard(project_id, demand),
                     *guard(room),
                     insert_instance(
@@ -173,13 +175,15 @@ class Instances:
 
             async def rename() -> list[Statement]:
                 _, facts, wanted = await self._read_change(instance_id, sent)
-                return self._updated(facts, wanted)
+                named = await self._durable.fit_name(facts.project_id, wanted.name)
+                return [*named, *self._updated(facts, wanted)]
 
             await self._durable.write(rename, explain=explain)
             return nothing_to_do(await self._catalog.get(INSTANCES, instance_id))
 
         async def prepare() -> Submission[Work]:
             stored, facts, wanted = await self._read_change(instance_id, sent)
+            named = await self._durable.fit_name(facts.project_id, wanted.name)
             volumes = await self._check_parts(
                 wanted, instance_id, facts.project_id, facts.region_id
             )
@@ -195,6 +199,7 @@ class Instances:
                 asked,
                 INSTANCE_UPDATE,
                 (
+                    *named,
                     *quota_guard(facts.project_id, demand),
                     *guard(room),
                     *self._updated(facts, wanted),

@@ -125,6 +125,7 @@ class Komputes:
             await self._catalog.require(PROJECTS, project_id)
             await self._catalog.require(ZONES, zone_id)
             check_kompute(wanted)
+            named = await self._durable.fit_name(project_id, wanted.name)
             parts = await self._choose_sources(project_id, zone_id, wanted, options)
             demand = Demand(
                 instances=1,
@@ -157,6 +158,7 @@ class Komputes:
                 principal=asked.principal,
                 request_key=asked.key,
                 statements=(
+                    *named,
                     *quota_guard(project_id, demand),
                     *guard(
                         room_guard(
@@ -230,13 +232,15 @@ class Komputes:
 
             async def rename() -> list[Statement]:
                 _, facts, wanted = await self._read_change(kompute_id, sent)
-                return self._updated(facts, wanted)
+                named = await self._durable.fit_name(facts.project_id, wanted.name)
+                return [*named, *self._updated(facts, wanted)]
 
             await self._durable.write(rename, explain=explain)
             return nothing_to_do(await self._catalog.get(KOMPUTES, kompute_id))
 
         async def prepare() -> Submission[Work]:
             stored, facts, wanted = await self._read_change(kompute_id, sent)
+            named = await self._durable.fit_name(facts.project_id, wanted.name)
             demand = growth(stored, wanted)
             await self._durable.check_quota(facts.project_id, demand)
             room = growth_guard(facts.instance_id, vcpus=wanted.vcpus, memory_bytes=wanted.memory)
@@ -254,6 +258,7 @@ class Komputes:
                 asked,
                 KOMPUTE_UPDATE,
                 (
+                    *named,
                     *quota_guard(facts.project_id, demand),
                     *guard(room),
                     *self._updated(facts, wanted),
