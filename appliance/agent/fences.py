@@ -31,8 +31,9 @@ _RAISE: Final = """
 class FenceBook:
     """Owns the file: one thread accesses it, and concurrent admissions share a commit."""
 
-    def __init__(self, pool: BlockingPool, connection: sqlite3.Connection) -> None:
+    def __init__(self, pool: BlockingPool, connection: sqlite3.Connection, path: Path) -> None:
         self._pool = pool
+        self._path = path
         self._connection = connection
         self._writing = asyncio.Lock()
         self._waiting: list[tuple[str, Fence, asyncio.Future[Fence]]] = []
@@ -45,12 +46,13 @@ class FenceBook:
         Raises:
             Corrupt: the file is damaged or is not ours; starting without it would admit stale
                 commands, so the agent must not start.
+            Unavailable: the disk is full, or cannot be written.
         """
         pool = BlockingPool("fences", 1)
         try:
             connection = await pool.run(_TIMEOUT_S, _open, path)
             try:
-                yield cls(pool, connection)
+                yield cls(pool, connection, path)
             finally:
                 await pool.run(_TIMEOUT_S, connection.close)
         finally:
@@ -112,7 +114,7 @@ class FenceBook:
                 )
             return [self._find(target) or fence for target, fence in fences]
         except sqlite3.Error as refused:
-            raise Unavailable(f"fences could not be stored: {refused}") from refused
+            raise _trouble(self._path, refused) from refused
 
     def _find(self, target: str) -> Fence | None:
         rows = self._connection.execute(
@@ -129,14 +131,25 @@ def _open(path: Path) -> sqlite3.Connection:
         _prepare(connection, path)
     except sqlite3.DatabaseError as damaged:
         connection.close()
-        raise Corrupt(
-            f"{path} is damaged: {damaged}",
-            hint="remove it only after every operation on this node has ended",
-        ) from damaged
+        raise _trouble(path, damaged) from damaged
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _trouble(path: Path, error: sqlite3.Error) -> KowabungaError:
+    """Tell damage, after which the file is lost, from a disk that may be mended."""
+    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    if code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return Corrupt(
+            f"{path} is damaged: {error}",
+            hint="remove it only after every operation on this node has ended",
+        )
+    return Unavailable(
+        f"fences cannot be kept in {path}: {error}",
+        hint="free some space there, or check the disk and its mount; nothing was done",
+    )
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:

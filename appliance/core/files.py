@@ -23,7 +23,7 @@ def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     """
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with _named(path), os.fdopen(handle, "wb") as file:
             os.fchmod(file.fileno(), mode)
             file.write(content)
             file.flush()
@@ -36,6 +36,14 @@ def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     sync_directory(path.parent)
 
 
+def keep_written(path: Path, content: bytes) -> None:
+    """Do the same, but leave a file that holds the content alone: also on a full disk."""
+    with suppress(FileNotFoundError):
+        if path.read_bytes() == content:
+            return
+    write_atomic(path, content)
+
+
 def create_private(path: Path, content: bytes) -> bool:
     """Create a 0600 file whole and durable; False when the name is taken, which changes nothing.
 
@@ -43,7 +51,7 @@ def create_private(path: Path, content: bytes) -> bool:
     """
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with _named(path), os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -54,6 +62,16 @@ def create_private(path: Path, content: bytes) -> bool:
         Path(temporary).unlink()
     sync_directory(path.parent)
     return True
+
+
+@contextmanager
+def _named(path: Path) -> Generator[None]:
+    """Have a write that fails tell the file: a handle knows no name."""
+    try:
+        yield
+    except OSError as failed:
+        failed.filename = str(path)
+        raise
 
 
 def remove_durably(path: Path) -> None:
@@ -135,8 +153,9 @@ def exclusive(path: Path, holder: str) -> Generator[None]:
             raise Conflict(
                 f"{holder}: {path} is held by process {pid}", hint="stop that process first"
             ) from taken
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        with suppress(OSError):  # a full disk: the lock holds all the same, only unsigned
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(handle)

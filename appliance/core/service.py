@@ -7,15 +7,21 @@ import signal
 import socket
 from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Final
+from typing import Final, cast
 
 import uvloop
+
+from appliance.core.os_errors import trouble_with_disk
 
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 
 def run_service(service: Coroutine[object, object, None]) -> None:
-    """Run a service until it ends; SIGTERM and SIGINT cancel it, and that is a clean end."""
+    """Run a service until it ends; SIGTERM and SIGINT cancel it, and that is a clean end.
+
+    Raises what ended it: itself, where task groups were around it; and trouble with the disk as an
+    error of ours, since the process is no worse for it.
+    """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_until_signalled(service))
 
@@ -39,6 +45,18 @@ async def _until_signalled(service: Coroutine[object, object, None]) -> None:
     except asyncio.CancelledError:
         if not signalled:
             raise
+    except Exception as ended:
+        cause = _without_groups(ended)
+        trouble = trouble_with_disk(cause) if isinstance(cause, OSError) else None
+        if trouble is None and cause is ended:
+            raise
+        raise trouble or cause from ended
+
+
+def _without_groups(error: Exception) -> Exception:
+    is_group = isinstance(error, ExceptionGroup)
+    inside = cast("ExceptionGroup[Exception]", error).exceptions if is_group else ()
+    return _without_groups(inside[0]) if len(inside) == 1 else error
 
 
 def die_with_parent(parent: int) -> None:

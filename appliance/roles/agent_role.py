@@ -25,7 +25,7 @@ from appliance.agent.identity import (
 from appliance.agent.logring import LogRing
 from appliance.agent.streams import StreamKind, log_stream
 from appliance.core.clock import SystemClock
-from appliance.core.files import ensure_private_directory, write_atomic
+from appliance.core.files import ensure_private_directory, keep_written
 from appliance.core.logs import copied_to
 from appliance.core.version import VERSION
 from appliance.model.agent import AgentType
@@ -154,7 +154,7 @@ def _ca_file(config: AgentRoleConfig, authorities: str) -> Path | None:
         return config.ca_file
     kept = config.directory / _CA
     if authorities:
-        write_atomic(kept, authorities.encode())
+        keep_written(kept, authorities.encode())
     return kept if kept.exists() else None
 
 

@@ -162,7 +162,10 @@ async def _is_accelerated(choice: Acceleration, directory: Path) -> bool:
     works = await probe_kvm(
         f"/usr/bin/qemu-system-{architecture}", directory, _PROBE_S, architecture=architecture
     )
-    write_atomic(memory, msgspec.json.encode(_Probed(boot_id, works)))
+    try:
+        write_atomic(memory, msgspec.json.encode(_Probed(boot_id, works)))
+    except OSError as failed:  # a full disk: the next start probes again
+        _log.warning("probe_not_kept", error=str(failed))
     return works
 
 

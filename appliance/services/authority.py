@@ -14,7 +14,12 @@ import structlog
 from appliance.core import x509
 from appliance.core.clock import Clock
 from appliance.core.errors import Conflict, Corrupt, NotFound
-from appliance.core.files import ensure_private_directory, read_private, write_atomic
+from appliance.core.files import (
+    ensure_private_directory,
+    keep_written,
+    read_private,
+    write_atomic,
+)
 from appliance.core.ids import new_id
 from appliance.model.target import target
 from appliance.services.cluster import get_cluster
@@ -104,7 +109,7 @@ class Authority:
             write_atomic(file, content, mode=0o600)
             _log.info("server_certificate_issued", reason=reason, names=list(names))
         authorities = directory / "ca.pem"
-        write_atomic(authorities, (await self.trusted()).encode())
+        keep_written(authorities, (await self.trusted()).encode())
         certificate = read_private(file).decode().partition(_PEM_END)[2]
         return ServerCertificate(file, authorities, x509.fingerprint(certificate), bool(reason))
 

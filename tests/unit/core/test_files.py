@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from appliance.core.errors import Forbidden
-from appliance.core.files import ensure_private_directory, let_pass
+from appliance.core.files import ensure_private_directory, keep_written, let_pass
 
 
 def test_a_directory_is_made_or_tightened_for_its_owner_alone(tmp_path: Path) -> None:
@@ -54,3 +54,13 @@ def test_a_state_that_others_may_go_through_stays_so_and_cannot_be_listed(tmp_pa
     let_pass(state)
     ensure_private_directory(state)
     assert stat.S_IMODE(state.stat().st_mode) == 0o711
+
+
+def test_what_is_written_already_is_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    keep_written(file, b"one")
+    before = file.stat().st_ino
+    keep_written(file, b"one")
+    assert file.stat().st_ino == before
+    keep_written(file, b"two")
+    assert file.read_bytes() == b"two"

@@ -1,6 +1,7 @@
 """A process ends cleanly when asked, and tells systemd what it is told to tell."""
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.core.errors import Invalid
+from appliance.core.errors import Invalid, Unavailable
 from appliance.core.service import notify_systemd, run_service
 
 
@@ -34,6 +35,32 @@ def test_a_signal_ends_a_service_cleanly(number: signal.Signals) -> None:
 def test_an_error_comes_out_as_it_is() -> None:
     async def service() -> None:
         raise Invalid("no")
+
+    with pytest.raises(Invalid, match="no"):
+        run_service(service())
+
+
+def test_trouble_with_a_disk_is_told_as_that_and_not_as_a_fault_of_the_program() -> None:
+    async def service() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/state/file")
+
+    with pytest.raises(Unavailable, match="/state/file: No space left") as told:
+        run_service(service())
+    assert "free some space" in str(told.value.hint)
+
+
+def test_what_other_calls_are_refused_comes_out_as_it_is() -> None:
+    async def service() -> None:
+        raise PermissionError(errno.EACCES, "of a socket, which has no file")
+
+    with pytest.raises(PermissionError):
+        run_service(service())
+
+
+def test_an_error_comes_out_of_the_task_groups_around_it() -> None:
+    async def service() -> None:
+        async with asyncio.TaskGroup(), asyncio.TaskGroup():
+            raise Invalid("no")
 
     with pytest.raises(Invalid, match="no"):
         run_service(service())
