@@ -7,11 +7,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Final, NoReturn
 
 import libvirt
 
-from appliance.core.aio import supervise
+from appliance.core.aio import BlockingPool, supervise
 from appliance.core.clock import Clock
 from appliance.core.errors import (
     Conflict,
@@ -70,6 +70,8 @@ from appliance.model.network import PortFilter, PortSpec, port_name
 from appliance.model.storage import ImageLocation, StoragePoolRef
 
 Locate = Callable[[StoragePoolRef, str], Awaitable[ImageLocation]]
+_FILES_LIMIT_S: Final = 60.0
+_BOUND_LOGS_EVERY_S: Final = 10.0
 _POLL_S: Final = 0.25
 _PRESS_AGAIN_S: Final = 10.0  # a guest that still boots does not hear the button
 
@@ -113,8 +115,9 @@ class LibvirtCompute:
         self._has_bridge = has_bridge
         self._platform: Platform | None = None
         self._watch = StateWatch()
+        self._files = BlockingPool("consoles", 1)
         self._tasks = asyncio.TaskGroup()
-        self._running: asyncio.Task[None] | None = None
+        self._running: list[asyncio.Task[None]] = []
         self._connection = Connection(
             uri,
             clock=clock,
@@ -125,9 +128,12 @@ class LibvirtCompute:
     async def __aenter__(self) -> "LibvirtCompute":
         self._connection.start()
         await self._tasks.__aenter__()
-        self._running = self._tasks.create_task(
-            supervise("libvirt", self._connection.run, clock=self._clock), name="libvirt"
-        )
+        for name, service in (
+            ("libvirt", self._connection.run),
+            ("console-logs", self._bound_logs),
+        ):
+            running = supervise(name, service, clock=self._clock)
+            self._running.append(self._tasks.create_task(running, name=name))
         await self._connection.tried()
         return self
 
@@ -137,11 +143,12 @@ class LibvirtCompute:
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        if self._running is not None:
-            self._running.cancel()
+        for task in self._running:
+            task.cancel()
         try:
             await self._tasks.__aexit__(None, None, None)  # the block's error goes on as it is
         finally:
+            self._files.close()
             self._connection.close()
 
     def on_event(self, listener: DomainListener) -> None:
@@ -185,7 +192,7 @@ class LibvirtCompute:
     async def ensure_domain_absent(self, domain_id: str) -> None:
         calls = self._connection.calls()
         await calls.call_end(switch.remove, domain_id)
-        await calls.call(_remove_files, self._directory, domain_id)
+        await self._files.run(_FILES_LIMIT_S, console.remove_files, self._directory, domain_id)
         await self._ports.ensure_ports_absent(domain_id)
         self._watch.forget(domain_id)
 
@@ -246,11 +253,17 @@ class LibvirtCompute:
             architecture=self._architecture,
             accelerated=self._accelerated,
         )
-        await calls.call(_make_directory, self._directory, platform.qemu_user)
+        owner = platform.qemu_user
+        await self._files.run(_FILES_LIMIT_S, console.make_directory, self._directory, owner)
         cards = await calls.call(list_cards)
         await self._ports.replace_all({name: _ports(*cards[name]) for name in cards})
         self._watch.catch_up(await calls.call(list_observed))
         self._platform = platform
+
+    async def _bound_logs(self) -> NoReturn:
+        while True:
+            await self._files.run(None, console.bound_logs, self._directory)
+            await self._clock.sleep(_BOUND_LOGS_EVERY_S)
 
     async def _find_images(self, spec: DomainSpec) -> dict[str, ImageLocation]:
         """Raises Invalid: an image is not there."""
@@ -361,13 +374,3 @@ def _change(
 
 def _define(connection: libvirt.virConnect, definition: str) -> None:
     connection.defineXMLFlags(definition)
-
-
-def _make_directory(
-    _connection: libvirt.virConnect, directory: Path, owner: tuple[int, int] | None
-) -> None:
-    console.make_directory(directory, owner)
-
-
-def _remove_files(_connection: libvirt.virConnect, directory: Path, domain_id: str) -> None:
-    console.remove_files(directory, domain_id)

@@ -1,14 +1,28 @@
-"""Consoles of domains: UNIX sockets that QEMU makes, in a directory of ours."""
+"""Consoles of domains: UNIX sockets that QEMU makes, and logs, in a directory of ours.
+
+What touches the files blocks, and runs in one thread.
+"""
 
 import asyncio
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from appliance.core.errors import Conflict, DriverError, Invalid, Unavailable
-from appliance.drivers.libvirt.definition import console_log, socket_directory, socket_path
+from appliance.drivers.libvirt.definition import (
+    MIB,
+    console_log,
+    socket_directory,
+    socket_path,
+)
 from appliance.model.compute import ConsoleKind
 
+_log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
+# More than virtlogd lets a log become (2 MiB), so that it has turned it over before.
+LOG_LIMIT_BYTES: Final = 4 * MIB
 _SOCKET_PATH_LIMIT: Final = 107  # sun_path without its NUL (unix(7))
 _LONGEST_NAME: Final = len(str(socket_path(Path("/"), "0" * 24, ConsoleKind.SERIAL)))
 
@@ -43,6 +57,31 @@ def remove_files(directory: Path, domain_id: str) -> None:
     log = console_log(directory, domain_id)
     for file in directory.glob(f"{log.name}*"):
         file.unlink(missing_ok=True)
+
+
+def bound_logs(directory: Path) -> None:
+    """Cut logs that have grown too large, and keep the end of each beside it.
+
+    Where libvirt has no virtlogd, nobody else does, and a guest could fill the disk by printing.
+    QEMU appends (O_APPEND), so it goes on at the new end.
+    """
+    for log in directory.glob("*.log"):
+        with suppress(FileNotFoundError):  # its domain has gone
+            size = log.stat().st_size
+            if size > LOG_LIMIT_BYTES:
+                _log.info("console_log_cut", file=log.name, size=size)
+                _cut(log)
+
+
+def _cut(log: Path) -> None:
+    with log.open("r+b") as file:
+        try:
+            file.seek(-LOG_LIMIT_BYTES, os.SEEK_END)
+            log.with_name(f"{log.name}.0").write_bytes(file.read(LOG_LIMIT_BYTES))
+        except OSError as error:  # a full disk is one more reason to go on
+            _log.warning("console_log_not_kept", file=log.name, error=str(error))
+        finally:
+            file.truncate(0)
 
 
 async def open_socket(

@@ -12,6 +12,7 @@ import pytest
 from appliance.core.clock import SystemClock
 from appliance.core.errors import DeadlineExceeded, NotFound
 from appliance.drivers.libvirt.compute import LibvirtCompute
+from appliance.drivers.libvirt.console import LOG_LIMIT_BYTES, bound_logs
 from appliance.drivers.libvirt.definition import console_log
 from appliance.drivers.libvirt.record import domain_uuid
 from appliance.model.compute import (
@@ -29,7 +30,7 @@ from tests.contract.drivers.rig_libvirt import RecordedPorts
 from tests.support.domains import make_platform, make_spec, render
 from tests.support.libvirtd import Libvirtd
 from tests.support.needs import need
-from tests.support.small_guest import READY
+from tests.support.small_guest import DEAF, READY
 from tests.support.wait import until
 
 HOSTILE = "</title><devices/>&amp;'\" \x00\x1b\ud7ff\ufffe\uffff \U0001f995 \r\n\t]]>"
@@ -152,6 +153,18 @@ async def test_the_serial_line_is_kept_over_restarts(rig: Rig, libvirtd: Libvirt
     await rig.compute.ensure_power(spec.domain_id, Power.RUNNING)
     log = console_log(libvirtd.directory / "consoles", spec.domain_id)
     assert log.read_bytes().count(READY) == 2
+
+
+async def test_a_log_that_is_cut_goes_on_from_its_beginning(rig: Rig, libvirtd: Libvirtd) -> None:
+    spec = await rig.spec()
+    await start(rig, spec)
+    log = console_log(libvirtd.directory / "consoles", spec.domain_id)
+    with log.open("ab") as printed:
+        printed.write(b"x" * LOG_LIMIT_BYTES)
+    bound_logs(log.parent)
+    await rig.deafen_guest(spec.domain_id)  # it answers over the serial line
+    assert log.read_bytes() == DEAF * log.stat().st_size
+    assert log.with_name(f"{log.name}.0").stat().st_size == LOG_LIMIT_BYTES
 
 
 async def test_domains_of_others_are_neither_listed_nor_touched(

@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from appliance.core.errors import Conflict, DriverError
-from appliance.drivers.libvirt.console import make_directory, open_socket, remove_files
+from appliance.drivers.libvirt.console import (
+    LOG_LIMIT_BYTES,
+    bound_logs,
+    make_directory,
+    open_socket,
+    remove_files,
+)
 from appliance.drivers.libvirt.definition import console_log, socket_directory, socket_path
 from appliance.model.compute import ConsoleKind
 
@@ -73,3 +79,25 @@ def test_all_files_of_a_domain_are_removed_and_no_other(tmp_path: Path) -> None:
     remove_files(tmp_path, DOMAIN)
     left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {f"{'e' * 24}.{end}" for end in ("vnc", "serial", "log", "log.0")}
+
+
+def test_a_large_log_is_cut_and_its_end_is_kept(tmp_path: Path) -> None:
+    log, small = console_log(tmp_path, DOMAIN), console_log(tmp_path, "e" * 24)
+    small.write_bytes(b"x" * LOG_LIMIT_BYTES)
+    for _ in range(2):
+        log.write_bytes(b"old" + b"x" * LOG_LIMIT_BYTES)
+        bound_logs(tmp_path)
+        assert log.read_bytes() == b""
+        assert log.with_name(f"{log.name}.0").read_bytes() == b"x" * LOG_LIMIT_BYTES
+    assert small.stat().st_size == LOG_LIMIT_BYTES
+    remove_files(tmp_path, DOMAIN)
+    assert list(tmp_path.iterdir()) == [small]
+
+
+def test_a_log_whose_end_cannot_be_kept_is_cut_all_the_same(tmp_path: Path) -> None:
+    """As on a full disk."""
+    log = console_log(tmp_path, DOMAIN)
+    log.with_name(f"{log.name}.0").mkdir()
+    log.write_bytes(b"x" * (LOG_LIMIT_BYTES + 1))
+    bound_logs(tmp_path)
+    assert log.read_bytes() == b""

@@ -9,11 +9,14 @@ import pytest
 from appliance.core.clock import SystemClock
 from appliance.core.errors import Conflict, DriverError, Invalid, NotFound
 from appliance.drivers.libvirt.compute import LibvirtCompute
+from appliance.drivers.libvirt.console import LOG_LIMIT_BYTES
+from appliance.drivers.libvirt.definition import console_log
 from appliance.model.compute import Change, ConsoleKind
 from appliance.model.domain_state import DomainState, Power
 from appliance.model.network import PortSpec
 from appliance.model.storage import FileLocation, ImageLocation, StoragePoolRef
 from tests.support.domains import make_id, make_spec, render_host
+from tests.support.wait import until
 
 
 async def locate(_pool: StoragePoolRef, image_id: str) -> ImageLocation:
@@ -133,6 +136,13 @@ async def test_an_error_inside_passes_as_it_is(tmp_path: Path, sockets: Path) ->
     with pytest.raises(NotFound):
         async with driver(tmp_path, sockets, Ports()) as compute:
             await compute.get_domain(make_id(9))
+
+
+async def test_logs_of_consoles_are_kept_small(tmp_path: Path, sockets: Path) -> None:
+    log = console_log(sockets, make_id(1))
+    log.write_bytes(b"x" * (LOG_LIMIT_BYTES + 1))
+    async with driver(tmp_path, sockets, Ports()):
+        await until(lambda: log.stat().st_size == 0, "the log is cut")
 
 
 async def test_what_is_simulated_has_no_console(tmp_path: Path, sockets: Path) -> None:
