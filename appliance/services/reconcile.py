@@ -165,7 +165,8 @@ class Reconciler:
                 "SELECT json_extract(arguments, '$.host_agent') AS agent FROM operation"
                 " WHERE id = ? AND agent IS NOT NULL AND ("
                 " (kind IN ('kompute_create', 'instance_create') AND state <> 'done')"
-                " OR (kind IN ('kompute_delete', 'instance_delete') AND state = 'done'))",
+                " OR (kind IN ('kompute_delete', 'instance_delete') AND state = 'done')"
+                " OR (kind = 'instance_update' AND state = 'done' AND origin = 'user'))",
                 (operation_id,),
             )
             try:

@@ -327,6 +327,15 @@ class Cloud:
         )
         return await begun.outcome()
 
+    async def reconcile(self) -> None:
+        """Look at every node, and wait for what that begins."""
+        before = {operation.id for operation in await self.engine.list()}
+        for agent_id in self.agents:
+            await self.compute.reconciler.look(agent_id)
+        for operation in await self.engine.list():
+            if operation.id not in before:
+                await self.engine.wait(operation.id, 60)
+
     async def count(self, table: str) -> int:
         (row,) = await self.store.query(Statement(f"SELECT COUNT(*) AS n FROM {table}"))
         return int(row["n"] or 0)

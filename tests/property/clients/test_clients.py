@@ -98,6 +98,7 @@ async def test_the_checker_notices_what_changes_behind_kahunas_back(tmp_path: Pa
             found = await served.findings()
             passed = await broken(store)
     assert sorted(found) == [
+        f"instance/{domain}: a card is plugged, and its domain is gone",
         f"instance/{domain}: its domain is not on its host",
         f"volume/{'f' * 24}: its image is not in its pool",
     ]

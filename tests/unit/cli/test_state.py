@@ -25,7 +25,8 @@ def test_a_running_kahuna_asks_its_nodes_and_tells_what_they_lack(cli: Cli, clou
     verified = cli("state", "verify")
     assert verified.code == ExitCode.DEGRADED
     assert f"instance/{machine['id']}: its domain is not on its host" in verified.out
-    assert "1 findings" in verified.err
+    assert "a card is plugged, and its domain is gone" in verified.out
+    assert "2 findings" in verified.err
 
 
 def test_a_node_that_cannot_be_asked_is_a_finding(cli: Cli, cloud: Ready) -> None:

@@ -165,6 +165,7 @@ async def test_parts_come_and_go_and_change_places(cloud: Cloud) -> None:
     back = await change(cloud, instance_id, volumes=stored.volumes, adapters=[])
     assert (back.volumes, back.adapters) == (stored.volumes, [])
     await (await cloud.compute.volumes.delete(ASKED, data)).outcome()
+    await cloud.reconcile()  # the bridge goes too
     assert await is_clean(cloud)
 
 

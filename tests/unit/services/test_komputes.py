@@ -450,6 +450,7 @@ async def test_a_failed_delete_is_tried_again_by_reconciliation(cloud: Cloud) ->
     mend(cloud)
     await reconcile(cloud)
     assert await cloud.count("kompute") == 0
+    await reconcile(cloud)  # the bridge goes too
     assert await is_clean(cloud)
 
 

@@ -357,6 +357,7 @@ async def test_nothing_is_left_of_a_machine_that_goes(cloud: Cloud, kind: str) -
         await (await cloud.compute.instances.delete(ASKED, instance_id)).outcome()
     assert await media(cloud) == []
     assert await cloud.count("secret") == 0
+    await cloud.reconcile()  # the bridge goes too
     assert (await verify(cloud)).is_clean
 
 
