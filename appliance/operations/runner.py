@@ -246,4 +246,6 @@ class Runner:
             before_ms = self._clock.now_ms() - round(self._settings.keep_finished_s * 1000)
             while await self._store.batch([sql.prune(before_ms)]) == [sql.PRUNED_AT_ONCE]:
                 pass
+            while (await self._store.batch(sql.forget_fences()))[-1] == sql.PRUNED_AT_ONCE:
+                pass
             await self._clock.sleep(self._settings.prune_s)

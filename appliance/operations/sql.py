@@ -21,7 +21,8 @@ INSERT INTO operation (id, kind, origin, principal, request_key, arguments, targ
 VALUES (?, ?, ?, ?, ?, ?, ?, 'running', ?, ?, ?)
 """
 _TAKE_FENCES: Final = """
-INSERT INTO target_fence (target, fence) SELECT value, 1 FROM json_each(?) WHERE true
+INSERT INTO target_fence (target, fence)
+SELECT value, (SELECT fence FROM fence_floor) + 1 FROM json_each(?) WHERE true
 ON CONFLICT (target) DO UPDATE SET fence = fence + 1
 """
 _LOCK_TARGETS: Final = """
@@ -327,4 +328,23 @@ def prune(before_ms: int) -> Statement:
         "DELETE FROM operation WHERE id IN (SELECT id FROM operation"
         " WHERE finished_at_ms < ? ORDER BY finished_at_ms, id LIMIT ?)",
         (before_ms, PRUNED_AT_ONCE),
+    )
+
+
+def forget_fences() -> tuple[Statement, Statement]:
+    """Forget the fences of so many targets that nobody works on; the second counts.
+
+    Most of them are of objects that are gone. What comes back begins above all of them, so no
+    agent takes it for stale.
+    """
+    return (
+        Statement(
+            "UPDATE fence_floor SET fence = max(fence, (SELECT coalesce(max(fence), 0)"
+            " FROM target_fence WHERE target NOT IN (SELECT target FROM operation_target)))"
+        ),
+        Statement(
+            "DELETE FROM target_fence WHERE target IN (SELECT target FROM target_fence"
+            " WHERE target NOT IN (SELECT target FROM operation_target) LIMIT ?)",
+            (PRUNED_AT_ONCE,),
+        ),
     )

@@ -194,7 +194,8 @@ def expected_domains(host_id: str) -> Statement:
         " EXISTS (SELECT 1 FROM operation_target AS held"
         " WHERE held.target = 'instance/' || instance.id) AS is_held,"
         " coalesce((SELECT fence FROM target_fence AS last"
-        " WHERE last.target = 'instance/' || instance.id), 0) AS fence"
+        " WHERE last.target = 'instance/' || instance.id),"
+        " (SELECT fence FROM fence_floor)) AS fence"
         " FROM instance WHERE kaktus_id = ?",
         (host_id,),
     )
@@ -290,7 +291,7 @@ def record_state(row: ExpectedDomain, seen: ObservedDomain, *, left: bool) -> St
         "UPDATE instance SET observed_state = ?, observed_reason = ?,"
         " power = CASE WHEN ? THEN 'stopped' ELSE power END WHERE id = ?"
         " AND NOT EXISTS (SELECT 1 FROM operation_target WHERE target = 'instance/' || instance.id)"
-        " AND coalesce((SELECT fence FROM target_fence"
-        " WHERE target = 'instance/' || instance.id), 0) = ?",
+        " AND coalesce((SELECT fence FROM target_fence WHERE target = 'instance/' || instance.id),"
+        " (SELECT fence FROM fence_floor)) = ?",
         (seen.state.value, seen.reason.value, int(left), row.id, row.fence),
     )

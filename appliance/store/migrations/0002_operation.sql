@@ -43,12 +43,20 @@ CREATE TABLE operation_step (
     PRIMARY KEY (operation_id, number)
 ) STRICT;
 
--- The highest fence ever given out for a target; outlives its operations, and is never pruned:
--- a target that began again at 1 would be refused by its agent.
+-- The highest fence given out for a target; outlives its operations, until it is pruned.
 CREATE TABLE target_fence (
     target TEXT PRIMARY KEY,
     fence INTEGER NOT NULL CHECK (fence >= 1)
 ) STRICT;
+
+-- No pruned fence was higher. A target without a row begins above it: its agent, which remembers,
+-- would refuse one that began at 1 again.
+CREATE TABLE fence_floor (
+    singleton INTEGER PRIMARY KEY CHECK (singleton = 1),
+    fence INTEGER NOT NULL CHECK (fence >= 0)
+) STRICT;
+
+INSERT INTO fence_floor (singleton, fence) VALUES (1, 0);
 
 CREATE TABLE operation_target (
     target TEXT PRIMARY KEY, -- one unfinished operation per target
