@@ -114,9 +114,10 @@ async def kaktus_drivers(
         roots = [config.state / "pools"]
         roots[0].mkdir(mode=0o711, exist_ok=True)
     accelerated = await _is_accelerated(section.acceleration, config.directory)
+    memory = config.directory / "pools.json"
     port_filter = NftPortFilter(clock=clock)
     with (
-        closing(LocalPoolStorage(roots, clock=clock)) as storage,
+        closing(LocalPoolStorage(roots, memory=memory, clock=clock)) as storage,
         closing(LinuxBridges(section.uplink)) as bridges,
     ):
         async with (

@@ -6,13 +6,14 @@ operation that a user's request would start. What nobody knows is reported and n
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
 import structlog
 
 from appliance.core.clock import Clock
-from appliance.core.errors import Busy, KowabungaError
+from appliance.core.errors import Busy, DeadlineExceeded, DriverError, KowabungaError, Unavailable
 from appliance.model.compute import ObservedDomain
 from appliance.model.target import target
 from appliance.operations.engine import Engine
@@ -133,10 +134,12 @@ class Reconciler:
         """
         try:
             for host in await self._durable.rows(ObservedHost, hosts_of_agent(agent_id)):
-                await self._look_at_host(agent_id, host)
-                await self._look_at_bridges(agent_id, host)
+                with _apart(agent_id):
+                    await self._look_at_host(agent_id, host)
+                    await self._look_at_bridges(agent_id, host)
             for pool in await self._durable.rows(ObservedPool, pools_of_agent(agent_id)):
-                await self._look_at_pool(agent_id, pool)
+                with _apart(agent_id):
+                    await self._look_at_pool(agent_id, pool)
         except KowabungaError as error:
             _log.warning("node_not_seen", agent=agent_id, problem=str(error))
 
@@ -223,7 +226,13 @@ class Reconciler:
     async def _look_at_pool(self, agent_id: str, pool: ObservedPool) -> None:
         rows = await self._durable.rows(ExpectedImage, expected_images(pool.storage_pool_id))
         digests = await self._seeds_of(pool, agent_id)
-        seen = await list_images(self._gateway, agent_id, pool.ref)
+        try:
+            seen = await list_images(self._gateway, agent_id, pool.ref)
+        except (Unavailable, DriverError) as away:
+            if self._gateway.reachable(agent_id):  # the node is there, its disk is not
+                held = target("storage_pool", pool.storage_pool_id)
+                await self._alarm("pool_unusable", held, str(away))
+            raise
         filled = await self._gateway.call(
             agent_id, STORAGE_GET_POOL_STATISTICS, StoragePoolParams(pool.ref)
         )
@@ -330,3 +339,14 @@ def _submission(kind: OperationKind[Work], job: Job) -> Submission[Work]:
 
 def _tells_more(row: ExpectedDomain, seen: ObservedDomain) -> bool:
     return (row.observed_state, row.observed_reason) != (seen.state, seen.reason)
+
+
+@contextmanager
+def _apart(agent_id: str) -> Generator[None]:
+    """Look at the rest of a node though it refuses to show this part; not if it is silent."""
+    try:
+        yield
+    except DeadlineExceeded:
+        raise
+    except KowabungaError as error:
+        _log.warning("node_not_seen", agent=agent_id, problem=str(error))

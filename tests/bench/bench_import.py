@@ -91,7 +91,7 @@ async def _convert(source: Path, target: Path) -> float:
 async def _import(directory: Path, url: str) -> float:
     root = directory / "pools"
     root.mkdir()
-    storage = LocalPoolStorage([root], clock=SystemClock())
+    storage = LocalPoolStorage([root], memory=root / "known-pools.json", clock=SystemClock())
     source = TemplateSource(template_id="a" * 24, url=url, allowed_sources=("127.0.0.1",))
     began = time.perf_counter()
     await storage.import_template(LocalPool(directory=f"{root}/a"), source, lambda _: None)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from appliance.drivers.local_pool.known_pools import MARK
 from tests.support.libvirtd import Libvirtd
 
 _ID: Final = re.compile(r"[0-9a-f]{24}")
@@ -46,7 +47,7 @@ def find_remains(libvirtd: Libvirtd, directories: Iterable[Path], existing: Exis
 
 def _files(directory: Path, ids: Collection[str]) -> Iterator[str]:
     for file in directory.rglob("*"):
-        if file.is_dir():
+        if file.is_dir() or file.name == MARK:
             continue
         found = _ID.search(file.name)
         if file.name.startswith("."):

@@ -20,6 +20,7 @@ import structlog
 
 from appliance.core.errors import Conflict, Corrupt, Invalid, Unavailable
 from appliance.core.files import sync_directory
+from appliance.drivers.local_pool.known_pools import KnownPools
 from appliance.drivers.local_pool.qcow2 import HEAD_BYTES, BadQcow2, parse_header
 from appliance.drivers.seed_iso import DIGEST_AREA_BYTES, read_digest
 from appliance.model.storage import (
@@ -238,18 +239,19 @@ class PoolDirectory:
 class PoolRoots:
     """Where pools may lie: below the directories that the node's owner named."""
 
-    def __init__(self, roots: Sequence[Path]) -> None:
+    def __init__(self, roots: Sequence[Path], known: KnownPools) -> None:
         self._roots = tuple(roots)
+        self._known = known
 
     def open(self, storage_pool: StoragePoolRef) -> PoolDirectory:
-        """Return the pool's directory, made if need be.
+        """Return the pool's directory, made if no pool was there before.
 
         No link is followed below the root: who may write there could lead us anywhere. The root
         itself is never made, since a missing one is a disk that is not mounted.
 
         Raises:
             Invalid: it is no local pool, or does not lie where this node allows.
-            Unavailable: the root is not there.
+            Unavailable: the root is not there, or the pool that was there.
         """
         if not isinstance(storage_pool, LocalPool):
             raise Invalid(
@@ -270,9 +272,11 @@ class PoolRoots:
             raise Unavailable(
                 f"{root}, where pools lie, is not there", hint=f"mount it, or: mkdir {root}"
             )
+        self._known.check(Path(asked))
         here = root.resolve()
         for part in Path(asked).relative_to(root).parts:
             here = _enter(here, part)
+        self._known.remember(Path(asked))
         return PoolDirectory(here)
 
 

@@ -31,6 +31,7 @@ from appliance.drivers.local_pool.directory import (
     PoolRoots,
 )
 from appliance.drivers.local_pool.importer import Importer
+from appliance.drivers.local_pool.known_pools import KnownPools
 from appliance.drivers.local_pool.os_errors import told_as_ours
 from appliance.drivers.local_pool.threads import Threads
 from appliance.drivers.seed_iso import build_seed
@@ -63,12 +64,14 @@ class LocalPoolStorage:
         self,
         roots: Sequence[Path],
         *,
+        memory: Path,
         clock: Clock,
         resolve: Resolve | None = None,
         tls: ssl.SSLContext | None = None,
         stall_s: float = _STALL_S,
     ) -> None:
-        self._roots = PoolRoots(roots)
+        """Serve the pools below `roots`; which ones were there is kept in the file `memory`."""
+        self._roots = PoolRoots(roots, KnownPools(memory))
         self._threads = Threads("local-pool", 4)
         self._names = BlockingPool("template-host", 2)
         self._importer = Importer(

@@ -44,7 +44,14 @@ async def local_storage(
 
     def make() -> LocalPoolStorage:
         made.append(
-            LocalPoolStorage(roots, clock=SystemClock(), resolve=resolve, tls=tls, stall_s=stall_s)
+            LocalPoolStorage(
+                roots,
+                memory=roots[0].with_name("known-pools.json"),
+                clock=SystemClock(),
+                resolve=resolve,
+                tls=tls,
+                stall_s=stall_s,
+            )
         )
         return made[-1]
 

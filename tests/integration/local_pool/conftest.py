@@ -8,6 +8,7 @@ import pytest
 import pytest_asyncio
 
 from appliance.core.command import run
+from appliance.drivers.local_pool.known_pools import MARK
 from appliance.drivers.local_pool.storage import LocalPoolStorage
 from appliance.model.storage import (
     LocalPool,
@@ -43,8 +44,8 @@ class Bench:
         return Path(self.pool.directory)
 
     def names(self) -> list[str]:
-        """Return what lies in the pool's directory."""
-        return sorted(entry.name for entry in self.directory.iterdir())
+        """Return what lies in the pool's directory, besides its mark."""
+        return sorted(entry.name for entry in self.directory.iterdir() if entry.name != MARK)
 
     def source(
         self, url: str, *, template_id: str = "", sha256: str | None = None

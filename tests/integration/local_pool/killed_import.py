@@ -10,7 +10,9 @@ from appliance.model.storage import LocalPool, TemplateSource
 
 
 async def main(root: str, url: str, template_id: str) -> None:
-    storage = LocalPoolStorage([Path(root)], clock=SystemClock())
+    storage = LocalPoolStorage(
+        [Path(root)], memory=Path(root, "known-pools.json"), clock=SystemClock()
+    )
     source = TemplateSource(template_id=template_id, url=url, allowed_sources=("127.0.0.0/8",))
     await storage.import_template(LocalPool(directory=f"{root}/a"), source, lambda _: None)
 

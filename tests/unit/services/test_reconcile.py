@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from appliance.core.errors import Unavailable
 from appliance.core.ids import new_id
 from appliance.drivers.fake.compute import FakeComputeDriver
 from appliance.model.compute import (
@@ -123,6 +124,27 @@ async def test_a_lost_disk_is_reported_and_never_made_anew(cloud: Cloud) -> None
     assert [alarm.kind for alarm in await cloud.alarms.list()] == ["image_missing"]
     verdict = await verify_world(cloud.store, cloud.nodes, cloud.compute.seeds)
     assert [each.target for each in verdict.differences] == [f"volume/{volume}"]
+
+
+async def test_a_pool_that_its_node_refuses_is_reported_once_and_its_disks_are_not(
+    cloud: Cloud,
+) -> None:
+    volume = await cloud.add_volume("data")
+    node = cloud.nodes[cloud.agents[0]].node
+    await node.storage.ensure_image_absent(POOL, volume)
+    node.faults.fail(method="storage.list_images", error=Unavailable)
+    assert await look(cloud) == 0
+    alarms = [(alarm.kind, alarm.target) for alarm in await cloud.alarms.list()]
+    assert alarms == [("pool_unusable", f"storage_pool/{cloud.pool}")]
+
+
+async def test_a_host_that_cannot_be_seen_hides_no_pool(cloud: Cloud) -> None:
+    volume = await cloud.add_volume("data")
+    node = cloud.nodes[cloud.agents[0]].node
+    await node.storage.ensure_image_absent(POOL, volume)
+    node.faults.fail(method="compute.list_domains")
+    await look(cloud)
+    assert [alarm.target for alarm in await cloud.alarms.list()] == [f"volume/{volume}"]
 
 
 async def test_what_nobody_knows_is_reported_and_never_touched(cloud: Cloud) -> None:
