@@ -36,7 +36,7 @@ from appliance.rpc.proof import HmacCredential
 from appliance.services.agents import Agent, Agents
 
 _VERSION: Final = f"{VERSION} simulated"
-_LOOK_S: Final = 0.2  # between looks for agents that were made meanwhile
+_LOOK_S: Final = 0.2
 _QUICK: Final = Backoff(first_s=0.2, max_s=2.0)
 
 
@@ -47,8 +47,10 @@ class Cast:
     and a file for each of a thousand nodes.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, look_s: float = _LOOK_S) -> None:
+        """`look_s`: pause between looks for agents that were made or ended meanwhile."""
         self._clock = clock
+        self._look_s = look_s
         self._verifier = crypto.random_key()
         self._boot_id = new_id()
         self._nodes: dict[str, SimulatedNode] = {}
@@ -92,7 +94,7 @@ class Cast:
     async def _pause(self) -> None:
         """Sleep until the next look for agents."""
         async with asyncio.TaskGroup() as group:
-            slept = group.create_task(self._clock.sleep(_LOOK_S))
+            slept = group.create_task(self._clock.sleep(self._look_s))
             woken = group.create_task(self._woken.wait())
             await asyncio.wait({slept, woken}, return_when=asyncio.FIRST_COMPLETED)
             slept.cancel()

@@ -1,6 +1,7 @@
 """What a process holds, sampled from outside, and whether that is flat over time."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -60,29 +61,39 @@ def more(before: Sample | None, now: Sample | None) -> dict[str, tuple[int, int]
 
 
 def growth(samples: list[Sample]) -> dict[str, tuple[float, float]]:
+    """Return what grew, as `grown` does."""
+    return grown(_series(samples), asdict(_SLACK))
+
+
+def grown(
+    series: Mapping[str, Sequence[float]], slack: Mapping[str, float]
+) -> dict[str, tuple[float, float]]:
     """Return what grew, by name: its median in the second quarter and in the last one.
 
     The first quarter is there to warm up: pools fill, caches and the allocator's arenas too.
     """
-    quarter = len(samples) // 4
-    assert quarter >= 3, f"{len(samples)} samples tell nothing"
-    grown: dict[str, tuple[float, float]] = {}
-    for field in fields(Sample):
-        values = [getattr(each, field.name) for each in samples]
-        early, late = median(values[quarter : 2 * quarter]), median(values[-quarter:])
-        if late > early * _GROWTH + getattr(_SLACK, field.name):
-            grown[field.name] = (early, late)
-    return grown
+    found: dict[str, tuple[float, float]] = {}
+    for name, values in series.items():
+        early, late = _quarters(values)
+        if late > early * _GROWTH + slack.get(name, 0):
+            found[name] = (early, late)
+    return found
 
 
 def told(samples: list[Sample]) -> str:
     """Return the figures of the second and the last quarter, to be printed."""
-    quarter = max(len(samples) // 4, 1)
     lines: list[str] = []
-    for field in fields(Sample):
-        values = [getattr(each, field.name) for each in samples]
-        lines.append(
-            f"{field.name}: {median(values[quarter : 2 * quarter] or values):.0f} ->"
-            f" {median(values[-quarter:]):.0f} (most {max(values)})"
-        )
+    for name, values in _series(samples).items():
+        early, late = _quarters(values)
+        lines.append(f"{name}: {early:.0f} -> {late:.0f} (most {max(values):.0f})")
     return ", ".join(lines)
+
+
+def _series(samples: list[Sample]) -> dict[str, list[float]]:
+    return {field.name: [getattr(each, field.name) for each in samples] for field in fields(Sample)}
+
+
+def _quarters(values: Sequence[float]) -> tuple[float, float]:
+    quarter = len(values) // 4
+    assert quarter >= 2, f"{len(values)} samples tell nothing"
+    return median(values[quarter : 2 * quarter]), median(values[-quarter:])
