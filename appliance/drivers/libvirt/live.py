@@ -125,7 +125,7 @@ class LiveChange:
             await self._calls.call_long(_attach, self._desired.domain_id, elements)
         except DriverError as refused:
             await blame_holder(self._calls, set(new), self._desired.domain_id, refused)
-            raise
+            raise _not_plugged(refused) from refused
         return await self._unplug(find_disks, set(there) - set(wanted))
 
     async def _change_cards(self, running: Existing) -> bool:
@@ -148,7 +148,10 @@ class LiveChange:
             for card in self._desired.interfaces
             if card.mac in there and bridges.get(card.mac) != card.bridge
         ]
-        await self._calls.call_long(_attach, domain_id, plugged)
+        try:
+            await self._calls.call_long(_attach, domain_id, plugged)
+        except DriverError as refused:
+            raise _not_plugged(refused) from refused
         await self._calls.call_long(_update, domain_id, moved, 0)
         gone = set(there) - {card.mac for card in self._desired.interfaces}
         return await self._unplug(find_cards, gone)
@@ -184,6 +187,15 @@ async def blame_holder(
     if holder is not None:
         detail = f"a disk of domain {domain_id} is open in domain {holder}"
         raise Conflict(detail, id=domain_id) from refused
+
+
+def _not_plugged(refused: DriverError) -> DriverError:
+    """Say what helps: a libvirtd that died while plugging left half a device, unknown to the next.
+
+    No restart by ourselves: what QEMU refuses may also keep the guest from starting.
+    """
+    hint = "if it stays so, stop and start the machine: it gets the device then"
+    return DriverError(refused.detail, hint=hint, **refused.context)
 
 
 def _plug_vcpus(connection: libvirt.virConnect, domain_id: str, vcpus: int) -> None:

@@ -1,5 +1,6 @@
 """What domains are like on a real libvirtd, beyond what every driver does."""
 
+import json
 import xml.etree.ElementTree as ET
 from collections.abc import Generator
 from contextlib import closing, contextmanager
@@ -10,7 +11,7 @@ import msgspec
 import pytest
 
 from appliance.core.clock import SystemClock
-from appliance.core.errors import DeadlineExceeded, NotFound
+from appliance.core.errors import DeadlineExceeded, DriverError, NotFound
 from appliance.drivers.libvirt.compute import LibvirtCompute
 from appliance.drivers.libvirt.console import LOG_LIMIT_BYTES, bound_logs
 from appliance.drivers.libvirt.definition import console_log
@@ -28,6 +29,7 @@ from appliance.model.domain_state import DomainState, Power
 from tests.contract.drivers.rig import BRIDGE, Rig, some_id
 from tests.contract.drivers.rig_libvirt import RecordedPorts
 from tests.support.domains import make_platform, make_spec, render
+from tests.support.faults import What, Where, breaks
 from tests.support.libvirtd import Libvirtd
 from tests.support.needs import need
 from tests.support.small_guest import DEAF, READY
@@ -139,6 +141,42 @@ async def test_a_guest_that_does_not_let_go_keeps_its_disk_until_a_restart(
     await stop(rig, spec)
     await rig.compute.ensure_power(spec.domain_id, Power.RUNNING)
     assert (await rig.compute.ensure_domain(fewer)).change is Change.NONE
+
+
+@breaks(
+    What.PROCESS,
+    "libvirtd killed while it plugs a disk into a running machine",
+    expected="a clear error; the machine runs on, and has the disk once it is stopped and started",
+    where=Where.NAMESPACE,
+)
+async def test_a_disk_that_is_half_plugged_comes_with_the_next_start(
+    rig: Rig, libvirtd: Libvirtd
+) -> None:
+    """Half of it is in QEMU already, and the libvirtd that put it there is no more."""
+    spec = await rig.spec()
+    await start(rig, spec)
+    extra = rig.disk(await rig.volume())
+    image = await rig.storage.locate(rig.storage_pool, extra.image_id)
+    half = {
+        "execute": "blockdev-add",
+        "arguments": {
+            "node-name": "half",
+            "driver": image.format,
+            "file": {"driver": "file", "filename": image.path},
+        },
+    }
+    asked = json.dumps(half)
+    libvirtd.run("virsh", "-c", libvirtd.uri, "qemu-monitor-command", spec.domain_id, asked)
+    more = msgspec.structs.replace(spec, disks=(*spec.disks, extra), generation=2)
+    for _ in range(2):
+        with pytest.raises(DriverError, match="stop and start the machine"):
+            await rig.compute.ensure_domain(more)
+    observed = await rig.compute.get_domain(spec.domain_id)
+    assert (observed.state, observed.running_generation) == (DomainState.RUNNING, 1)
+    await stop(rig, spec)
+    await rig.compute.ensure_power(spec.domain_id, Power.RUNNING)
+    assert (await rig.compute.ensure_domain(more)).change is Change.NONE
+    assert extra.image_id in addresses(live_xml(libvirtd, spec.domain_id))
 
 
 async def test_nothing_listens_on_the_network(rig: Rig, libvirtd: Libvirtd) -> None:
