@@ -6,6 +6,7 @@ operation that a user's request would start. What nobody knows is reported and n
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Final
@@ -68,11 +69,31 @@ from appliance.store.base import Statement, Store
 
 PERIOD_S: Final = 300.0
 _AT_ONCE: Final = 4
+# Of one object in a period: a guest that crashes whenever it is started keeps nobody busy.
+MENDS: Final = 10
 _PRINCIPAL: Final = "system/reconcile"
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
 
 Alarm = Callable[[str, str, str], Awaitable[None]]
 """Raise an alarm: kind, target, detail."""
+
+
+class Mends:
+    """Counts how often each object was mended of late."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._count = Counter[str]()
+        self._since = clock.monotonic()
+
+    def admit(self, held: str) -> bool:
+        """Tell whether it may be mended once more, and count that."""
+        now = self._clock.monotonic()
+        if now - self._since >= PERIOD_S:
+            self._count.clear()
+            self._since = now
+        self._count[held] += 1
+        return self._count[held] <= MENDS
 
 
 class Reconciler:
@@ -99,6 +120,7 @@ class Reconciler:
         self._looking: set[str] = set()
         self._again: set[str] = set()  # those that came due while they were looked at
         self._finished: asyncio.Queue[str] = asyncio.Queue()  # operations
+        self._mends = Mends(clock)
 
     def agent_connected(self, agent_id: str) -> None:
         """Look at the agent's node soon."""
@@ -112,10 +134,10 @@ class Reconciler:
             self.agent_connected(agent_id)
 
     def operation_finished(self, operation_id: str) -> None:
-        """Look soon at the node on which an operation has left less than there was.
+        """Look soon at the node on which an operation has left less than there was, or than asked.
 
-        Bridges that nobody needs any more are not the operation's to remove, and should not wait
-        for the next period.
+        Bridges that nobody needs any more are not the operation's to remove, and what a user asked
+        for is kept when it fails: neither should wait for the next period.
         """
         self._finished.put_nowait(operation_id)
 
@@ -169,6 +191,7 @@ class Reconciler:
                 " WHERE id = ? AND agent IS NOT NULL AND ("
                 " (kind IN ('kompute_create', 'instance_create') AND state <> 'done')"
                 " OR (kind IN ('kompute_delete', 'instance_delete') AND state = 'done')"
+                " OR (state = 'failed' AND origin = 'user')"
                 " OR (kind = 'instance_update' AND state = 'done' AND origin = 'user'))",
                 (operation_id,),
             )
@@ -265,7 +288,7 @@ class Reconciler:
             # A new image would be an empty one in the place of somebody's data.
             await self._alarm("image_missing", difference.target, difference.detail)
         else:
-            await self._mend(kind, object_id, going=difference.trouble is Trouble.GOING)
+            await self._mend(kind, object_id, difference)
 
     async def _report_unknown(self, kind: str, object_id: str, difference: Difference) -> None:
         """Report a thing without a row, unless its row is elsewhere or came meanwhile."""
@@ -281,8 +304,11 @@ class Reconciler:
             name = "domain_unknown" if kind == "instance" else "image_unknown"
             await self._alarm(name, difference.target, difference.detail)
 
-    async def _mend(self, kind: str, object_id: str, *, going: bool) -> None:
-        held = target(kind, object_id)
+    async def _mend(self, kind: str, object_id: str, difference: Difference) -> None:
+        held, going = target(kind, object_id), difference.trouble is Trouble.GOING
+        if not self._mends.admit(held):
+            await self._alarm("mended_in_vain", held, difference.detail)
+            return
         try:
             submission = await self._submission(kind, object_id, going=going)
         except KowabungaError as error:

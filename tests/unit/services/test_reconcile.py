@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from appliance.core.errors import Unavailable
+from appliance.core.errors import DriverError, Unavailable
 from appliance.core.ids import new_id
 from appliance.drivers.fake.compute import FakeComputeDriver
 from appliance.model.compute import (
@@ -26,9 +26,11 @@ from appliance.resources.instance import INSTANCES
 from appliance.resources.instance_work import PowerAction
 from appliance.resources.kaktus import KAKTUS_CAPS, KAKTUSES
 from appliance.resources.kompute import KOMPUTES
-from appliance.rpc.compute import COMPUTE_GET_HOST
+from appliance.rpc.compute import COMPUTE_ENSURE_POWER, COMPUTE_GET_HOST
+from appliance.services.reconcile import MENDS, PERIOD_S, Mends
 from appliance.services.verify import verify_world
 from appliance.store.base import Statement
+from tests.support.clock import ManualClock
 from tests.support.cloud import ASKED, GIB, Cloud, open_cloud
 from tests.support.wait import until
 
@@ -97,6 +99,43 @@ async def test_a_crashed_guest_and_one_whose_host_rebooted_is_started(
     assert await look(cloud) == 1
     assert (await domain(cloud)).state is DomainState.RUNNING
     assert await is_clean(cloud)
+
+
+async def test_a_guest_that_crashes_at_every_start_is_reported_in_the_end(cloud: Cloud) -> None:
+    await cloud.add_kompute("web")
+    for mended in (*[1] * MENDS, 0):
+        driver(cloud).crash_domain((await domain(cloud)).domain_id)
+        assert await look(cloud) == mended
+    assert [alarm.kind for alarm in await cloud.alarms.list()] == ["mended_in_vain"]
+
+
+async def test_an_object_is_mended_so_often_in_each_period() -> None:
+    clock = ManualClock()
+    mends = Mends(clock)
+    for _ in range(2):
+        assert [mends.admit("instance/a") for _ in range(MENDS + 1)] == [True] * MENDS + [False]
+        assert mends.admit("instance/b")
+        await clock.advance(PERIOD_S)
+
+
+async def test_what_a_user_asked_for_in_vain_is_tried_again_at_once(cloud: Cloud) -> None:
+    made = await cloud.add_kompute("web")
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(cloud.compute.reconciler.run())
+        for action in (PowerAction.STOP, PowerAction.START):
+            begun = await cloud.compute.machines.act(ASKED, KOMPUTES, str(made.id), action)
+            if action is PowerAction.STOP:
+                await begun.outcome()
+                faults = cloud.nodes[cloud.agents[0]].node.faults
+                faults.fail(method=COMPUTE_ENSURE_POWER.name, error=DriverError)
+        with pytest.raises(Unavailable, match="tried again"):
+            await begun.outcome()
+        async with asyncio.timeout(60):
+            while True:
+                if (await domain(cloud)).state is DomainState.RUNNING:
+                    break
+                await asyncio.sleep(0.01)
+        running.cancel()
 
 
 async def test_a_stopped_machine_stays_so_over_a_power_cut(cloud: Cloud) -> None:
