@@ -5,8 +5,9 @@ import unicodedata
 from typing import Final
 
 # Cc: control characters (escape sequences begin with one); Cf: invisible ones that reorder or hide
-# text; Zl, Zp: line breaks beyond \n; Cs: halves of surrogate pairs, which cannot be encoded.
-_UNSAFE_CATEGORIES: Final = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs"})
+# text; Zl, Zp: line breaks beyond \n; Cs: halves of surrogate pairs, which cannot be encoded; Cn:
+# not assigned yet, so what a newer terminal makes of it is not known.
+_UNSAFE_CATEGORIES: Final = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs", "Cn"})
 _PLAIN: Final = re.compile(r"[ -~]*")
 
 

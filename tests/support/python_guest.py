@@ -63,11 +63,13 @@ async def python_guest(
     packages: Iterable[Path],
     commands: Iterable[str],
     modules: Iterable[str],
-    network: str,
+    network: str = "user,id=n,restrict=on",
+    medium: Path | None = None,
 ) -> AsyncGenerator[PythonGuest]:
     """Run `main()` of the module `program` as the only process of a guest.
 
     `network`: the back end of its network card, as QEMU's -netdev has it, with the id "n".
+    `medium`: what lies in its CD-ROM drive, /dev/sr0.
     """
     kernel, qemu = need_cloud_kernel(), need("qemu-system-x86_64")
     files = Initramfs()
@@ -81,12 +83,16 @@ async def python_guest(
     files.add("init", init.encode())
     image = directory / "initramfs"
     files.write(image)
+    drive: list[str] = []
+    if medium is not None:
+        drive = ["-drive", f"if=none,id=m,media=cdrom,format=raw,file={medium}",
+                 "-device", "virtio-scsi-pci", "-device", "scsi-cd,drive=m"]  # fmt: skip
     process = await asyncio.create_subprocess_exec(
         qemu, "-accel", "tcg,tb-size=128", "-cpu", "max", "-m", "512",
         "-nodefaults", "-no-user-config",
         "-display", "none", "-serial", "stdio", "-no-reboot", "-kernel", kernel, "-initrd", image,
         "-append", "console=ttyS0 quiet panic=-1 mitigations=off",
-        "-netdev", network, "-device", "virtio-net-pci,netdev=n,romfile=",
+        "-netdev", network, "-device", "virtio-net-pci,netdev=n,romfile=", *drive,
         stdin=PIPE, stdout=PIPE, stderr=STDOUT,
     )  # fmt: skip
     try:

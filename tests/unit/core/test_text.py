@@ -14,6 +14,7 @@ from appliance.core.text import escape_controls
         ("abc\u202edcba\u200b", "abc\\u202edcba\\u200b"),
         ("one\u2028two", "one\\u2028two"),
         ("\ud800", "\\ud800"),
+        ("a\ufffe\U0010ffff\u0378", "a\\ufffe\\U0010ffff\\u0378"),
     ],
 )
 def test_only_what_moves_a_cursor_or_hides_is_escaped(text: str, safe: str) -> None:
