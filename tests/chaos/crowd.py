@@ -40,6 +40,7 @@ class Killable:
     def __init__(self, name: str, directory: Path, command: Callable[[], Sequence[str]]) -> None:
         self.log: Final = directory / f"{name}.log"
         self.kills = 0
+        self.freezes = 0
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -62,6 +63,16 @@ class Killable:
         """End it as `kill -9` does, and return once it is gone."""
         self.kills += 1
         self._end(signal.SIGKILL)
+
+    async def freeze(self, seconds: float) -> None:
+        """Stop it in the middle of whatever it does, and let it go on there."""
+        assert self._process is not None
+        self.freezes += 1
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         self._end(signal.SIGTERM)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from appliance.core.clock import SystemClock
+from appliance.model.domain_state import DomainState
 from appliance.store.sqlite import SqliteStore
 from tests.chaos.crowd import MACHINE, QUOTA, V1, Crowd
 from tests.chaos.users import Machine
@@ -23,12 +24,20 @@ async def wrong_machines(
     crowd: Crowd, told: dict[str, Machine]
 ) -> dict[str, tuple[object, object]]:
     """Return the machines that users were told of and that are not, or the other way round."""
-    found = {each["name"]: Machine(each["id"], each["vcpus"]) for each in await crowd.machines()}
+    found = {
+        each["name"]: Machine(each["id"], each["vcpus"], await _runs(crowd, each["id"]))
+        for each in await crowd.machines()
+    }
     return {
         name: (told.get(name), found.get(name))
         for name in sorted(told.keys() | found.keys())
         if told.get(name) != found.get(name)
     }
+
+
+async def _runs(crowd: Crowd, machine_id: str) -> bool:
+    seen = await crowd.ask("GET", f"{V1}/kompute/{machine_id}/state")
+    return bool(seen["state"] == DomainState.RUNNING)
 
 
 async def remove_all(crowd: Crowd) -> None:
@@ -78,12 +87,13 @@ def fences_ahead(crowd: Crowd) -> list[tuple[str, int, int]]:
     """Return the targets of which an agent knows a higher fence than Kahuna ever gave out."""
     with closing(sqlite3.connect(crowd.state / "state.db")) as rows:
         given = dict(rows.execute("SELECT target, fence FROM target_fence"))
+        (floor,) = rows.execute("SELECT fence FROM fence_floor").fetchone()  # of those forgotten
     ahead: list[tuple[str, int, int]] = []
     for path in sorted((crowd.directory / "fences").glob("*.fences")):
         with closing(sqlite3.connect(path)) as book:
             ahead += [
-                (target, fence, given.get(target, 0))
+                (target, fence, given.get(target, floor))
                 for target, fence in book.execute("SELECT target, fence FROM fence")
-                if fence > given.get(target, 0)
+                if fence > given.get(target, floor)
             ]
     return ahead

@@ -34,6 +34,7 @@ _CALM_S: Final = 120.0
 _PATIENCE_S: Final = 600.0
 _LOOK_S: Final = 0.5
 _LOSES_POWER: Final = 0.2
+_FREEZES: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +45,26 @@ class Size:
     done: int  # creates and deletes together
     kills: int  # of each process
     pause_s: float  # between two of them, at most
+    freeze_s: float  # at most: beyond 15 s a session is given up
 
 
-_SHORT: Final = Size(seconds=4, done=100, kills=1, pause_s=1)
-_LONG: Final = Size(seconds=300, done=1000, kills=10, pause_s=4)
+_SHORT: Final = Size(seconds=4, done=50, kills=1, pause_s=1, freeze_s=1)
+_LONG: Final = Size(seconds=300, done=1000, kills=10, pause_s=4, freeze_s=25)
 
 
 async def _havoc(luck: random.Random, size: Size, victims: list[Killable], crowd: Crowd) -> None:
-    """Kill one after another, sometimes while it begins; each is started again."""
+    """Kill one after another, sometimes while it begins; each is started again.
+
+    Some freeze first, go on as if nothing had been, and die a moment later.
+    """
     turns = list[Killable]()
     while True:
         await asyncio.sleep(luck.uniform(0.1, size.pause_s))
         turns = turns or luck.sample(victims, len(victims))
         victim = turns.pop()
+        if luck.random() < _FREEZES:
+            await victim.freeze(luck.uniform(0.1, size.freeze_s))
+            await asyncio.sleep(luck.uniform(0, size.pause_s))
         victim.kill()
         if isinstance(victim, Nodes):
             victim.lose_power = luck.random() < _LOSES_POWER
@@ -79,7 +87,8 @@ async def _until_enough(size: Size, ledger: Ledger, victims: list[Killable]) -> 
     await until(is_enough, "enough", timeout_s=size.seconds + _PATIENCE_S)
     print(
         f"{ledger.creates} creates, {ledger.deletes} deletes, {ledger.changes} changes;",
-        f"kills: {[victim.kills for victim in victims]}; answers: {dict(ledger.answers)}",
+        f"kills: {[victim.kills for victim in victims]},",
+        f"freezes: {[victim.freezes for victim in victims]}; answers: {dict(ledger.answers)}",
     )
 
 

@@ -55,7 +55,7 @@ class Length:
 
 
 _SHORT: Final = Length(hours=4, settled=1)
-_LONG: Final = Length(hours=48, settled=26)
+_LONG: Final = Length(hours=36, settled=26)
 
 
 async def _figures(day: Day, tables: list[str]) -> dict[str, float]:
@@ -159,7 +159,7 @@ async def _day(directory: Path, clock: LeapingClock, seed: int, length: Length) 
             id="days",
             marks=breaks(
                 What.CROWD,
-                "two days of the same in minutes",
+                "a day and a half of the same in minutes",
                 expected="the same; what is older than the history that is kept is gone",
                 where=Where.SIMULATED,
                 long=True,

@@ -19,7 +19,7 @@ _PAUSE_S: Final = 0.2
 # The trouble of the moment: no host or agent reachable, something is being undone, a quota that it
 # still counts in.
 _LATER: Final = frozenset({502, 503, 504, 507})
-_CHANGED: Final = 0.25  # how often a machine that is there grows or shrinks, instead of going
+_CHANGED: Final = 0.3  # how often a machine grows, shrinks, starts or stops, instead of going
 _IMPATIENT: Final = 0.05  # how often somebody presses Ctrl-C, and begins again
 
 
@@ -28,7 +28,8 @@ class Machine:
     """One that a user was told of."""
 
     id: str
-    vcpus: int
+    vcpus: int = 1
+    runs: bool = True
 
 
 @dataclass(slots=True)
@@ -64,7 +65,8 @@ class User:
                 if machine is None:
                     await self._make(client, name)
                 elif self._luck.random() < _CHANGED:
-                    await self._change(client, name, machine)
+                    change = self._luck.choice((self._grow_or_shrink, self._switch))
+                    await change(client, name, machine)
                 else:
                     await self._remove(client, name, machine)
 
@@ -88,25 +90,33 @@ class User:
                 self._ledger.wrong.append(f"create of {name}: {answer.text}")
                 return
             if made is not None:
-                self._ledger.there[name] = Machine(made, 1)
+                self._ledger.there[name] = Machine(made)
                 self._ledger.creates += 1
                 return
             await asyncio.sleep(self._luck.uniform(0, _PAUSE_S))
 
-    async def _change(self, client: httpx.AsyncClient, name: str, machine: Machine) -> None:
+    async def _grow_or_shrink(self, client: httpx.AsyncClient, name: str, machine: Machine) -> None:
         wanted = replace(machine, vcpus=3 - machine.vcpus)
-        path = f"{V1}/kompute/{machine.id}"
         body = {"name": name, **MACHINE, "vcpus": wanted.vcpus}
+        await self._insist(client, "PUT", f"{V1}/kompute/{machine.id}", body)
+        self._ledger.there[name] = wanted
+
+    async def _switch(self, client: httpx.AsyncClient, name: str, machine: Machine) -> None:
+        verb = "stop" if machine.runs else "start"
+        await self._insist(client, "PATCH", f"{V1}/kompute/{machine.id}/{verb}")
+        self._ledger.there[name] = replace(machine, runs=not machine.runs)
+
+    async def _insist(
+        self, client: httpx.AsyncClient, method: str, path: str, body: object = None
+    ) -> None:
         while True:
-            answer = await self._send(client, "PUT", path, body)
-            if answer is not None and answer.is_success:
-                self._ledger.there[name] = wanted
-                self._ledger.changes += 1
-                return
+            answer = await self._send(client, method, path, body)
             if answer is not None and answer.status_code not in _LATER:
-                self._ledger.wrong.append(f"change of {name}: {answer.text}")
-                return
+                break
             await asyncio.sleep(self._luck.uniform(0, _PAUSE_S))
+        self._ledger.changes += 1
+        if not answer.is_success:
+            self._ledger.wrong.append(f"{method} {path}: {answer.text}")
 
     async def _remove(self, client: httpx.AsyncClient, name: str, machine: Machine) -> None:
         unsure = False

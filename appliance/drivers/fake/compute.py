@@ -276,9 +276,10 @@ class FakeComputeDriver:
             change = Change.NONE if new == old else Change.DEFINED
             return AppliedDomain(change=change, observed=self._put(new).observe())
         running, restart_for = change_live(old.running, spec, grows_live=self._size.grows_live)
-        self._hold(running)
-        self._release(old.running, but=running)
-        new = self._put(old.define(spec).run(running))
+        with self._world.at_once():
+            self._hold(running)
+            self._release(old.running, but=running)
+            new = self._put(old.define(spec).run(running))
         change = Change.NONE if new == old else Change.LIVE
         if running == old.running and new != old:
             change = Change.DEFINED
@@ -304,8 +305,9 @@ class FakeComputeDriver:
 
     def _start(self, domain: FakeDomain, state: DomainState, reason: DomainReason) -> FakeDomain:
         self._check_parts(domain.defined)
-        self._hold(domain.defined)
-        return self._move(domain.start(now_ms=self._clock.now_ms()), state, reason)
+        with self._world.at_once():
+            self._hold(domain.defined)
+            return self._move(domain.start(now_ms=self._clock.now_ms()), state, reason)
 
     def _press_power_button(self, domain: FakeDomain) -> FakeDomain:
         if domain.state is DomainState.RUNNING and not domain.deaf:
@@ -315,10 +317,11 @@ class FakeComputeDriver:
     def _stop(self, domain: FakeDomain, reason: DomainReason) -> FakeDomain:
         if domain.running is None:
             return domain
-        self._release(domain.running)
         for console in self._consoles.pop(domain.defined.domain_id, ()):
             console.close()
-        return self._move(domain, DomainState.SHUTOFF, reason)
+        with self._world.at_once():
+            self._release(domain.running)
+            return self._move(domain, DomainState.SHUTOFF, reason)
 
     def _move(self, domain: FakeDomain, state: DomainState, reason: DomainReason) -> FakeDomain:
         domain = self._put(domain.enter(state, reason))

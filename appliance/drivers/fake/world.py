@@ -6,6 +6,8 @@ moments in a power cut. Must not be used for anything that is real.
 """
 
 import sqlite3
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Final, TypeVar
@@ -26,7 +28,7 @@ _SCHEMA: Final = """
 
 
 class World:
-    """Things by place (a node, a storage pool), kind and id; each change is atomic and final."""
+    """Things by place (a node, a storage pool), kind and id; each change is final, and alone or `at_once`."""
 
     def __init__(self, path: Path | None = None) -> None:
         """Open the world kept in `path`; None: one that ends with the process."""
@@ -45,6 +47,17 @@ class World:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    @contextmanager
+    def at_once(self) -> Generator[None]:
+        """Make all changes of the block, or none: also if the process dies meanwhile."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
 
     def find(self, place: str, kind: str, thing_id: str, as_type: type[T]) -> T | None:
         rows = self._connection.execute(

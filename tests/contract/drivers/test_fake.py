@@ -146,6 +146,20 @@ class TestWorld:
             with pytest.raises(Conflict):
                 await rig.storage.ensure_image_absent(LOCAL, spec.disks[0].image_id)
 
+    async def test_changes_at_once_or_not_at_all(self) -> None:
+        with World() as world:
+
+            def put(image_id: str, *, fails: bool) -> None:
+                with world.at_once():
+                    world.put("here", "volume", image_id, volume(image_id))
+                    if fails:
+                        raise ZeroDivisionError
+
+            put("1" * 24, fails=False)
+            with pytest.raises(ZeroDivisionError):
+                put("2" * 24, fails=True)
+            assert world.list_things("here", "volume", VolumeSpec) == [volume("1" * 24)]
+
     async def test_keeps_the_nodes_apart(self) -> None:
         with World() as world:
             first = fake_rig(world, "a" * 24, LOCAL)
