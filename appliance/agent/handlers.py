@@ -16,14 +16,6 @@ from appliance.rpc.methods import AGENT_DESCRIBE, AGENT_PING, AgentDescription
 _PROC: Final = Path("/proc")
 
 
-def read_boot_id(proc: Path = _PROC) -> str:
-    """Return what the kernel drew at boot: it tells two machines, and two boots, apart.
-
-    Source: random(4), /proc/sys/kernel/random/boot_id.
-    """
-    return (proc / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-
-
 def base_handlers(
     agent_id: str, agent_type: AgentType, *, version: str, boot_id: str, proc: Path = _PROC
 ) -> Mapping[str, Handler]:

@@ -15,7 +15,7 @@ from appliance.agent.dial import WebSocketDialer
 from appliance.agent.dispatch import Dispatcher, Handler
 from appliance.agent.fences import FenceBook
 from appliance.agent.follow import follow
-from appliance.agent.handlers import base_handlers, read_boot_id
+from appliance.agent.handlers import base_handlers
 from appliance.agent.identity import (
     Identity,
     LocalKahuna,
@@ -24,6 +24,7 @@ from appliance.agent.identity import (
 )
 from appliance.agent.logring import LogRing
 from appliance.agent.streams import StreamKind, log_stream
+from appliance.core.boot import read_boot_id
 from appliance.core.clock import SystemClock
 from appliance.core.files import ensure_private_directory, keep_written
 from appliance.core.logs import copied_to

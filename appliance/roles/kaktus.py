@@ -18,10 +18,10 @@ import structlog
 
 from appliance.agent.compute import EventSender, compute_handlers
 from appliance.agent.consoles import console_streams
-from appliance.agent.handlers import read_boot_id
 from appliance.agent.network import host_network_handlers
 from appliance.agent.storage import storage_handlers
 from appliance.core.aio import supervise
+from appliance.core.boot import read_boot_id
 from appliance.core.clock import Clock, SystemClock
 from appliance.core.errors import KowabungaError
 from appliance.core.files import let_pass, write_atomic

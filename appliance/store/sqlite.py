@@ -21,6 +21,7 @@ from appliance.store import sqlite_file
 from appliance.store.base import Consistency, Row, Statement
 from appliance.store.migrate import Migration, migrate
 from appliance.store.sqlite_file import TimeLimit
+from appliance.store.sqlite_log import Log
 from appliance.store.sqlite_quick import QuickReader
 from appliance.store.sqlite_writer import Writer
 from appliance.store.statements import check_change, check_query
@@ -45,12 +46,14 @@ class SqliteStore:
         readers: Sequence[_Reader],
         *,
         quick: QuickReader,
+        log: Log,
     ) -> None:
         self._path = path
         self._lock = lock
         self._pool = pool
         self._writer = writer
         self._quick = quick
+        self._log = log
         self._idle: LifoQueue[_Reader] = LifoQueue()
         for reader in readers:
             self._idle.put(reader)
@@ -88,7 +91,7 @@ class SqliteStore:
             raise
         (connection, limit), *readers = opened.connections
         writer = Writer(connection, limit, lambda error: sqlite_file.translate(error, path))
-        store = cls(path, lock, pool, writer, readers, quick=opened.quick)
+        store = cls(path, lock, pool, writer, readers, quick=opened.quick, log=opened.log)
         try:
             await migrate(store, clock=clock, migrations=migrations)
         except BaseException:
@@ -129,6 +132,8 @@ class SqliteStore:
         self._closed = True
         self._quick.close()
         await self._writer.close()
+        # Before the log is: that goes with the last connection.
+        await self._pool.run(None, self._log.unmark)
         await self._pool.run(None, self._close_readers)
         self._pool.close()
         self._lock.close()
@@ -157,6 +162,7 @@ class SqliteStore:
 class _Opened(NamedTuple):
     connections: list[_Reader]  # the writer's first
     quick: QuickReader
+    log: Log
 
 
 def _open_connections(path: Path, lock: ExitStack, clock: Clock, limit_s: float) -> _Opened:
@@ -167,17 +173,20 @@ def _open_connections(path: Path, lock: ExitStack, clock: Clock, limit_s: float)
     if not path.exists():
         sqlite_file.create(path)
     path.chmod(0o600)
+    log = Log(path)
     with ExitStack() as undo:
         try:
+            with log.watched():
+                sqlite_file.refuse_unless_sound(path)
             connections: list[_Reader] = []
             for connect in (sqlite_file.connect_writer, *[sqlite_file.connect_reader] * _READERS):
                 limit = TimeLimit(clock, limit_s)
                 connection = connect(path, limit)
                 undo.callback(connection.close)
                 connections.append(_Reader(connection, limit))
-            sqlite_file.refuse_unless_sound(connections[0].connection, path)
             quick = QuickReader(path)
         except sqlite3.Error as error:
             raise sqlite_file.translate(error, path) from error
+        log.mark()
         undo.pop_all()
-        return _Opened(connections, quick)
+        return _Opened(connections, quick, log)

@@ -59,7 +59,7 @@ def connect_writer(path: Path, limit: TimeLimit) -> sqlite3.Connection:
 
     Source: SQLite manual, "PRAGMA synchronous": in WAL mode only FULL syncs at each commit.
     """
-    return _connect(
+    connection = _connect(
         path,
         limit.passed,
         "journal_mode = WAL",
@@ -67,6 +67,8 @@ def connect_writer(path: Path, limit: TimeLimit) -> sqlite3.Connection:
         "foreign_keys = ON",
         f"journal_size_limit = {_WAL_KEPT_BYTES}",
     )
+    connection.execute("SELECT 1 FROM sqlite_schema").fetchall()  # the first read makes the log
+    return connection
 
 
 def connect_reader(path: Path, limit: TimeLimit) -> sqlite3.Connection:
@@ -95,16 +97,48 @@ def read(connection: sqlite3.Connection, statement: Statement) -> list[Row]:
     return [dict(zip(names, row, strict=True)) for row in cursor]
 
 
-def refuse_unless_sound(connection: sqlite3.Connection, path: Path) -> None:
-    """Read the whole file once.
+def refuse_unless_sound(path: Path) -> None:
+    """Read the whole database once, with its log, and change nothing.
 
     Raises:
-        Corrupt: its structure is damaged. A flipped bit inside a value goes unnoticed: SQLite
-            keeps no checksum of rows.
+        Corrupt: it is not ours, its structure is damaged, or an index does not fit its table. A
+            flipped bit inside a value goes unnoticed: SQLite keeps no checksum of rows.
     """
-    findings = [finding for (finding,) in connection.execute("PRAGMA quick_check(1)")]
-    if findings != ["ok"]:
-        raise Corrupt(f"{path} is damaged: {findings[0]}", hint=_RESTORE)
+    with closing(_connect_as_it_is(path)) as connection:
+        (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+        if application_id != _APPLICATION_ID:
+            raise Corrupt(
+                f"{path} is the database of another program (application id"
+                f" {application_id:#010x})",
+                hint="move it away, and restore the newest backup in its place",
+            )
+        findings = [finding for (finding,) in connection.execute("PRAGMA integrity_check(1)")]
+        if findings != ["ok"]:
+            raise Corrupt(f"{path} is damaged: {findings[0]}", hint=_RESTORE)
+        with closing(_connect_as_it_is(path, "&immutable=1")) as without_log:
+            alone = _founded(without_log)
+        if alone is not None and alone != _founded(connection):
+            raise Corrupt(
+                f"{path}-wal is the log of another database",
+                hint="put its own log back, or restore the newest backup",
+            )
+
+
+def _connect_as_it_is(path: Path, options: str = "") -> sqlite3.Connection:
+    """Open for a look that leaves both files as they are, also when it ends.
+
+    With `immutable=1`, what is in the log is not seen.
+    """
+    return sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro{options}", uri=True)
+
+
+def _founded(connection: sqlite3.Connection) -> int | None:
+    """Return when the schema was made, which is another moment for each database."""
+    try:
+        rows = connection.execute("SELECT min(applied_at_ms) FROM schema_migration").fetchall()
+    except sqlite3.Error:  # it is in the log still
+        return None
+    return None if rows[0][0] is None else int(rows[0][0])
 
 
 def refuse_remains(path: Path) -> None:

@@ -14,10 +14,11 @@ from appliance.agent.client import AgentClient, agent_lock
 from appliance.agent.dial import WebSocketDialer
 from appliance.agent.dispatch import Dispatcher
 from appliance.agent.fences import FenceBook
-from appliance.agent.handlers import base_handlers, read_boot_id
+from appliance.agent.handlers import base_handlers
 from appliance.agent.logring import LogRing
 from appliance.agent.streams import StreamKind, log_stream
 from appliance.core.aio import Backoff
+from appliance.core.boot import read_boot_id
 from appliance.core.errors import (
     Conflict,
     DriverError,
