@@ -18,6 +18,7 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.typing import Subprotocol
 
 from appliance.core.errors import Invalid, Unavailable
+from appliance.core.tls import doubt_clock, find_mistrust
 from appliance.rpc.messages import MAX_MESSAGE_BYTES
 from appliance.rpc.transport import (
     PATH,
@@ -110,7 +111,11 @@ class WebSocketDialer:
                 max_size=MAX_MESSAGE_BYTES,
             )
         except (OSError, WebSocketException, TimeoutError) as refused:
-            raise Unavailable(f"{address} cannot be reached: {refused}") from refused
+            mistrust = find_mistrust(refused)
+            raise Unavailable(
+                f"{address} cannot be reached: {refused}",
+                hint=None if mistrust is None else doubt_clock(mistrust),
+            ) from refused
         try:
             yield WebSocketTransport(connection, text=not stream)
         finally:

@@ -29,6 +29,7 @@ _CERTIFICATE: Final = re.compile(
     r"^-----BEGIN CERTIFICATE-----$.*?^-----END CERTIFICATE-----", re.DOTALL | re.MULTILINE
 )
 _RENEW_S: Final = 12 * 3600.0  # for its age; writes a file each time
+_JUMP_S: Final = 3600.0  # of the wall clock, by which that age is another at once
 
 
 class ServerCertificate(Protocol):
@@ -69,13 +70,17 @@ class ClusterCertificate:
     async def keep(self) -> None:
         while True:
             await self._clock.sleep(_LOOK_S)
-            aged = self._clock.monotonic() - self._looked_at >= _RENEW_S
-            if not aged and await self._all_names() == self._issued_for:
+            if not self._is_aged() and await self._all_names() == self._issued_for:
                 continue
             issued, names = await self._ensure()
             if issued.fingerprint != self.fingerprint:
                 load_certificate(self.context, issued.file, issued.file)
             self._take(issued, names)
+
+    def _is_aged(self) -> bool:
+        passed_s = self._clock.monotonic() - self._looked_at
+        jump_s = (self._clock.now_ms() - self._looked_at_ms) / 1000 - passed_s
+        return passed_s >= _RENEW_S or abs(jump_s) >= _JUMP_S
 
     async def _ensure(self) -> tuple[IssuedCertificate, tuple[str, ...]]:
         names = await self._all_names()
@@ -87,6 +92,7 @@ class ClusterCertificate:
         self.fingerprint = issued.fingerprint
         self._issued_for = names
         self._looked_at = self._clock.monotonic()
+        self._looked_at_ms = self._clock.now_ms()
 
     async def _all_names(self) -> tuple[str, ...]:
         further = await self._settings.get(KAHUNA_NAMES)

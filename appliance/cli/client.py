@@ -21,6 +21,7 @@ import msgspec
 from appliance.cli.failure import NoAnswer, Refused
 from appliance.core.errors import Invalid, NotFound, Unavailable
 from appliance.core.files import read_private
+from appliance.core.tls import doubt_clock, find_mistrust
 from appliance.model.node import is_loopback
 
 EXT: Final = "/api/ext/v1"
@@ -191,7 +192,10 @@ class ApiClient:
         return self._connection.url or str(self._connection.socket)
 
     def _hint(self, lost: httpx.TransportError) -> str:
-        if "CERTIFICATE_VERIFY_FAILED" in str(lost):
+        mistrust = find_mistrust(lost)
+        if mistrust is not None:
+            if doubt := doubt_clock(mistrust):
+                return doubt
             return "pass the cluster's certificate with --ca-file, and check the name in --url"
         return "check the URL, and that the Kahuna is running"
 

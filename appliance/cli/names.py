@@ -96,7 +96,8 @@ def _kept_file(noun: Noun, connection: Connection) -> Path:
 
 def _load(file: Path) -> dict[str, str]:
     try:
-        if time.time() - file.stat().st_mtime > _KEPT_S:
+        age_s = time.time() - file.stat().st_mtime
+        if not 0 <= age_s <= _KEPT_S:  # less than nothing: a clock was put right
             return {}
         return msgspec.json.decode(file.read_bytes(), type=dict[str, str])
     except (OSError, ValueError):

@@ -8,12 +8,12 @@ import shutil
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
 import click
 
+from appliance.core.clock import rfc3339
 from appliance.core.text import escape_controls
 
 Item = dict[str, Any]  # an object of the API, unchanged
@@ -44,13 +44,12 @@ def field(title: str, key: str, *, wide: bool = False, whole: bool = False) -> C
 
 def moment(title: str, key: str, *, wide: bool = False) -> Column:
     """A time in milliseconds, shown with its zone."""
-    return Column(title, lambda item: rfc3339(item.get(key)), wide)
 
+    def show(item: Item) -> str:
+        at_ms = item.get(key)
+        return "" if at_ms is None else rfc3339(at_ms)
 
-def rfc3339(at_ms: int | None) -> str:
-    if at_ms is None:
-        return ""
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return Column(title, show, wide)
 
 
 def show_list(items: list[Item], columns: Sequence[Column], form: Format, name: str) -> None:

@@ -7,6 +7,7 @@ goes by the monotonic clock of the process that observes it.
 import asyncio
 import time
 from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
 from typing import Protocol
 
 
@@ -38,3 +39,8 @@ class SystemClock:
 
     def timeout(self, seconds: float | None) -> AbstractAsyncContextManager[object]:
         return asyncio.timeout(seconds)
+
+
+def rfc3339(at_ms: int) -> str:
+    """Return a stamp as people and logs read it, in UTC."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

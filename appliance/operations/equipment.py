@@ -19,7 +19,8 @@ class EngineSettings:
         claim_s: a claim whose owner has shown no life for so long is taken over.
         poll_s: how often unfinished operations are looked at without being told to.
         calls_per_agent: how many calls of one agent run at once; others wait for their turn.
-        keep_finished_s: finished operations are forgotten after this, by their wall-clock stamps.
+        keep_finished_s: finished operations are forgotten after this, by their wall-clock stamps;
+            but for the last `sql.ALWAYS_KEPT`, since a clock may be wrong.
     """
 
     claim_s: float = 15.0

@@ -57,7 +57,8 @@ class Runner:
         self._held: dict[str, _Held] = {}
         self._arriving: set[str] = set()  # claimed, or being claimed, by us; no worker yet
         self._sights: dict[str, _Sight] = {}
-        self._looked_at = equipment.clock.monotonic()
+        self._began, self._began_ms = equipment.clock.monotonic(), equipment.clock.now_ms()
+        self._looked_at = self._began
         self._woken = asyncio.Event()
 
     async def run(self) -> None:
@@ -242,10 +243,16 @@ class Runner:
             _log.warning("operation_claims_not_released")
 
     async def _prune_forever(self) -> None:
+        """Forget what is old by the wall clock, and also if that has not jumped since we started.
+
+        Not at once: a clock that is wrong at the start of a machine is often put right soon.
+        """
         while True:
-            before_ms = self._clock.now_ms() - round(self._settings.keep_finished_s * 1000)
+            await self._clock.sleep(self._settings.prune_s)
+            passed_ms = round((self._clock.monotonic() - self._began) * 1000)
+            now_ms = min(self._clock.now_ms(), self._began_ms + passed_ms)
+            before_ms = now_ms - round(self._settings.keep_finished_s * 1000)
             while await self._store.batch([sql.prune(before_ms)]) == [sql.PRUNED_AT_ONCE]:
                 pass
             while (await self._store.batch(sql.forget_fences()))[-1] == sql.PRUNED_AT_ONCE:
                 pass
-            await self._clock.sleep(self._settings.prune_s)

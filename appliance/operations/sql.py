@@ -72,8 +72,9 @@ SELECT id, kind, origin, principal, state, targets, cancel_requested, claimed_by
 FROM operation
 """
 _BY_ID: Final = _OPERATION + "WHERE id = ?"
-_NEWEST: Final = _OPERATION + "ORDER BY id DESC LIMIT ?"
-_NEWEST_UNFINISHED: Final = _OPERATION + "WHERE finished_at_ms IS NULL ORDER BY id DESC LIMIT ?"
+# By the order of their rows: ids begin with the time, and clocks have been put right since.
+_NEWEST: Final = _OPERATION + "ORDER BY rowid DESC LIMIT ?"
+_NEWEST_UNFINISHED: Final = _OPERATION + "WHERE finished_at_ms IS NULL ORDER BY rowid DESC LIMIT ?"
 
 
 def by_id(operation_id: str) -> Statement:
@@ -320,14 +321,17 @@ def abandon(operation_id: str, problem: Problem, now_ms: int) -> list[Statement]
 
 
 PRUNED_AT_ONCE: Final = 1000
+ALWAYS_KEPT: Final = 1000  # the last that were submitted, whatever a clock says of their age
 
 
 def prune(before_ms: int) -> Statement:
     """Forget operations that finished before a stamp, oldest first, so many at once."""
     return Statement(
         "DELETE FROM operation WHERE id IN (SELECT id FROM operation"
-        " WHERE finished_at_ms < ? ORDER BY finished_at_ms, id LIMIT ?)",
-        (before_ms, PRUNED_AT_ONCE),
+        " WHERE finished_at_ms < ? AND rowid <="
+        " (SELECT rowid FROM operation ORDER BY rowid DESC LIMIT 1 OFFSET ?)"
+        " ORDER BY finished_at_ms, id LIMIT ?)",
+        (before_ms, ALWAYS_KEPT, PRUNED_AT_ONCE),
     )
 
 

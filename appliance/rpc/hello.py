@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from appliance.core.clock import Clock
+from appliance.core.clock import Clock, rfc3339
 from appliance.core.errors import Forbidden, KowabungaError, Unauthenticated
 from appliance.model.agent import AgentIdentity, AgentType
 from appliance.rpc.directory import AgentDirectory
@@ -193,8 +193,13 @@ class Gatekeeper:
                 CloseCode.WRONG_TYPE,
                 f"agent {identity.id} is registered as {identity.type}, not {hello.type}",
             )
-        if identity.expires_at_ms is not None and identity.expires_at_ms <= self._clock.now_ms():
-            raise Refused(CloseCode.EXPIRED, f"the credential of agent {identity.id} has expired")
+        now_ms = self._clock.now_ms()
+        if identity.expires_at_ms is not None and identity.expires_at_ms <= now_ms:
+            raise Refused(
+                CloseCode.EXPIRED,
+                f"the credential of agent {identity.id} has expired: it was good until"
+                f" {rfc3339(identity.expires_at_ms)}, by Kahuna's clock it is {rfc3339(now_ms)}",
+            )
         return Proven(identity, hello, challenge.protocol)
 
 

@@ -25,6 +25,9 @@ from appliance.store.base import Consistency, Statement, Store, fetch
 
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
 TOKEN_S: Final = 60
+# Who granted a token may have a clock that is ahead of ours, but not by more than this: an expiry
+# that is farther away was written before a clock was put right.
+_LONGEST_S: Final = 2 * TOKEN_S
 _LOOK_S: Final = 3.0
 
 
@@ -74,7 +77,10 @@ class Consoles:
         try:
             await self._store.batch(
                 [
-                    Statement("DELETE FROM console_token WHERE expires_at_ms <= ?", (now_ms,)),
+                    Statement(
+                        "DELETE FROM console_token WHERE expires_at_ms NOT BETWEEN ? AND ?",
+                        _span(now_ms),
+                    ),
                     Statement(
                         "INSERT INTO console_token"
                         " (sha256, instance_id, kind, principal, expires_at_ms)"
@@ -104,13 +110,13 @@ class Consoles:
         """
         if not crypto.is_api_key(token):
             return None
-        key = (crypto.hash_api_key(token), self._clock.now_ms())
+        key = (crypto.hash_api_key(token), *_span(self._clock.now_ms()))
         found = await fetch(
             self._store,
             Admission,
             Statement(
                 "SELECT instance_id, kind, principal FROM console_token"
-                " WHERE sha256 = ? AND expires_at_ms > ?",
+                " WHERE sha256 = ? AND expires_at_ms BETWEEN ? AND ?",
                 key,
             ),
             Consistency.LINEARIZABLE,
@@ -118,7 +124,12 @@ class Consoles:
         if not found:
             return None
         [used_up] = await self._store.batch(
-            [Statement("DELETE FROM console_token WHERE sha256 = ? AND expires_at_ms > ?", key)]
+            [
+                Statement(
+                    "DELETE FROM console_token WHERE sha256 = ? AND expires_at_ms BETWEEN ? AND ?",
+                    key,
+                )
+            ]
         )
         return found[0] if used_up else None
 
@@ -149,3 +160,8 @@ class Consoles:
                 hint="look after the node, then try again",
             )
         return agent_id
+
+
+def _span(now_ms: int) -> tuple[int, int]:
+    """Return when tokens that are good now expire: the earliest and the latest."""
+    return now_ms + 1, now_ms + _LONGEST_S * 1000

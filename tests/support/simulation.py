@@ -4,7 +4,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,11 +36,16 @@ class Simulated:
 
 
 @contextmanager
-def simulation(directory: Path, *, nodes: int = 0) -> Generator[Simulated]:
-    """Run one with its state in `directory` for the life of the block."""
+def simulation(
+    directory: Path, *, nodes: int = 0, program: Sequence[str] = ("appliance",)
+) -> Generator[Simulated]:
+    """Run one with its state in `directory` for the life of the block.
+
+    `program`: the module to run, and what comes before its command.
+    """
     log, key_file = directory / "serve.log", directory / "master.key"
     command = [
-        sys.executable, "-m", "appliance", "serve", "--simulate", "--listen", "127.0.0.1:0",
+        sys.executable, "-m", *program, "serve", "--simulate", "--listen", "127.0.0.1:0",
         "--simulate-nodes", str(nodes), "--state", str(directory / "state"),
         "--api-key-file", str(key_file),
     ]  # fmt: skip

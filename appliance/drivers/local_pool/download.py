@@ -14,6 +14,7 @@ import httpcore
 
 from appliance.core.clock import Clock
 from appliance.core.errors import InsufficientResource, Invalid, Unavailable
+from appliance.core.tls import doubt_clock, find_mistrust
 from appliance.drivers.local_pool.connect import CheckedBackend, Resolve
 from appliance.drivers.local_pool.kept_file import KeptFile, Note
 from appliance.drivers.local_pool.response import Answer, read_answer
@@ -203,18 +204,13 @@ def _told_as_ours(url: str, stall_s: float) -> Generator[None]:
             f"{url} sent nothing for {stall_s:g} s", hint="a repeat goes on from there"
         ) from late
     except (httpcore.NetworkError, httpcore.ProtocolError) as broken:
-        mistrust = _find_mistrust(broken)
+        mistrust = find_mistrust(broken)
         if mistrust is not None:
             raise Invalid(
-                f"the certificate of {url} is not trusted: {mistrust.verify_message}", field="url"
+                f"the certificate of {url} is not trusted: {mistrust.verify_message}",
+                hint=doubt_clock(mistrust),
+                field="url",
             ) from broken
         raise Unavailable(
             f"the download of {url} broke off: {broken}", hint="a repeat goes on from there"
         ) from broken
-
-
-def _find_mistrust(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
-    """Look behind an error of httpcore for what caused it."""
-    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
-        error = error.__cause__ or error.__context__
-    return error

@@ -1,9 +1,11 @@
 import asyncio
 import errno
 import ssl
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.x509 import load_pem_x509_certificate
 from structlog.testing import capture_logs
 
 from appliance.api.certificate import ClusterCertificate, OwnerCertificate, read_certificates
@@ -11,7 +13,9 @@ from appliance.api.services import Services
 from appliance.core import x509
 from appliance.core.errors import Invalid
 from appliance.model.principal import MASTER
+from appliance.services.authority import Authority
 from tests.support.clock import ManualClock
+from tests.support.faults import What, Where, breaks
 from tests.support.wait import until
 from tests.unit.api.test_listener import authority_and_pair
 
@@ -70,6 +74,48 @@ async def test_a_name_that_was_set_comes_into_the_certificate(
             await clock.advance(30)
             await asyncio.sleep(0.01)  # the store answers from a thread
         keeping.cancel()
+
+
+@breaks(
+    What.CLOCK,
+    "the clock of a Kahuna is set a year ahead or back",
+    expected="within a minute it has a certificate that is good by the clock it has now",
+    where=Where.SIMULATED,
+)
+@pytest.mark.parametrize("jump", [timedelta(days=366), timedelta(days=-366)])
+async def test_a_certificate_follows_a_clock_that_is_set(
+    services: Services, tmp_path: Path, jump: timedelta
+) -> None:
+    clock = ManualClock(2_000_000_000_000)
+    authority = Authority(services.store, services.authority._secrets, clock)
+    certificate = ClusterCertificate(
+        authority, services.settings, clock, directory=tmp_path / "tls", names=("n1",)
+    )
+    await certificate.open()
+    async with asyncio.TaskGroup() as group:
+        keeping = group.create_task(certificate.keep())
+        for each in (jump, -jump):
+            before = certificate.fingerprint
+            clock.set_wall_clock(clock.now_ms() + round(each.total_seconds() * 1000))
+            await until_renewed(certificate, clock, before)
+            now = datetime.fromtimestamp(clock.now_ms() / 1000, UTC)
+            left = not_after(tmp_path / "tls" / "server.pem") - now
+            assert timedelta(days=360) < left <= x509.SERVER_LIFE
+        keeping.cancel()
+
+
+async def until_renewed(certificate: ClusterCertificate, clock: ManualClock, before: bytes) -> None:
+    for _ in range(1000):
+        if certificate.fingerprint != before:
+            return
+        await clock.advance(1)
+        await asyncio.sleep(0.01)  # the store answers from a thread
+    raise AssertionError("it was not renewed within the time until it is looked at anyway")
+
+
+def not_after(pair: Path) -> datetime:
+    pem = pair.read_text().partition("-----END PRIVATE KEY-----\n")[2]
+    return load_pem_x509_certificate(pem.encode()).not_valid_after_utc
 
 
 async def test_a_key_in_another_directory_than_its_certificate_is_taken_when_it_comes_last(

@@ -546,33 +546,6 @@ async def test_an_agent_that_hangs_fills_its_own_lane_and_no_other(lab: Lab) -> 
         assert (await lab.do(engine.wait(operation_id, 10))).state is State.DONE
 
 
-async def test_finished_operations_are_forgotten_after_thirty_days(lab: Lab) -> None:
-    gate = Gate()
-    kind, short = gate.kind(), kind_of(Step("only", nothing), name="short")
-    engine = await lab.engine(kind, short)
-    stuck = await lab.do(engine.submit(a_submission(kind)))
-    old = await lab.run(engine, a_submission(short))
-    lab.clock.set_wall_clock(lab.clock.now_ms() + 31 * 86_400_000)
-    recent = await lab.run(engine, a_submission(short))
-    await lab.let_pass(3601)
-    left = {operation.id for operation in await lab.do(engine.list())}
-    assert left == {stuck, recent.id}
-    assert old.id not in left
-    assert await lab.value("SELECT count(*) FROM operation_step") == 1
-
-
-async def test_more_finished_operations_than_one_batch_takes_are_all_forgotten(lab: Lab) -> None:
-    row = (
-        "INSERT INTO operation (id, kind, origin, principal, arguments, targets, state, budget_ms,"
-        " created_at_ms, finished_at_ms)"
-        " VALUES (?, 'kind', 'user', 'master', '{}', '[]', 'done', 1, 0, 0)"
-    )
-    await lab.store.real.batch([Statement(row, (f"{n:024x}",)) for n in range(1001)])
-    engine = await lab.engine()
-    await lab.drive.until(lambda: True)
-    assert await lab.do(engine.list()) == []
-
-
 async def test_a_poll_that_fails_is_repeated(lab: Lab) -> None:
     kind = kind_of(Step("only", nothing))
     engine = await lab.engine(kind)

@@ -20,6 +20,7 @@ from appliance.rpc.proof import AgentCredential
 from appliance.rpc.strangers import StrangerLimits
 from appliance.rpc.transport import CloseCode
 from tests.support.clock import ManualClock, settle
+from tests.support.faults import What, Where, breaks
 from tests.support.rpc import (
     AGENT,
     OTHER,
@@ -372,6 +373,56 @@ async def test_a_credential_that_expires_ends_the_session() -> None:
         await it.clock.advance(5)
         assert agent.ended is not None
         assert agent.ended.code == CloseCode.EXPIRED
+
+
+@breaks(
+    What.CLOCK,
+    "the clock of a Kahuna jumps a year ahead, then is set right",
+    expected="an agent whose key ends within the year is out with a reason that names both times, "
+    "and comes back; the others stay",
+    where=Where.SIMULATED,
+)
+async def test_an_agent_whose_key_a_wrong_clock_has_ended_comes_back_with_the_right_one() -> None:
+    year_ms = 366 * 86_400_000
+    async with lab() as it:
+        credential = it.directory.add(expires_at_ms=it.clock.now_ms() + year_ms // 2)
+        mortal = await it.connect(credential)
+        immortal = await it.connect(it.directory.add(OTHER), agent_id=OTHER)
+        it.clock.set_wall_clock(it.clock.now_ms() + year_ms)
+        await it.clock.advance(6)
+        assert mortal.has_ended_with(CloseCode.EXPIRED)
+        assert immortal.ended is None
+        again = await it.connect(credential)
+        assert again.refused is not None
+        assert again.refused.code is CloseCode.EXPIRED
+        assert "good until 2027-07" in again.refused.detail
+        assert "Kahuna's clock it is 2028-01" in again.refused.detail
+        it.clock.set_wall_clock(it.clock.now_ms() - year_ms)
+        assert (await it.connect(credential)).peer is not None
+        assert it.hub.reachable(AGENT)
+
+
+@breaks(
+    What.CLOCK,
+    "agent and Kahuna disagree by a day, or by a year",
+    expected="the agent is connected and works: nothing between them depends on the time of day",
+    where=Where.SIMULATED,
+)
+@pytest.mark.parametrize("days", [-1, 1, -366, 366])
+async def test_an_agent_with_another_time_of_day_works(days: int) -> None:
+    async with lab() as it:
+        agent = HandMadeAgent(
+            it.open_socket(),
+            greeting(it.directory.add()),
+            Handlers({"agent.ping": ping}),
+            ManualClock(it.clock.now_ms() + days * 86_400_000),
+        )
+        it.tasks.create_task(agent.run())
+        await settle()
+        assert await it.hub.call(AGENT, AGENT_PING, Nothing()) == Nothing()
+        it.clock.set_wall_clock(it.clock.now_ms() - 3_600_000)
+        assert await it.hub.call(AGENT, AGENT_PING, Nothing()) == Nothing()
+        assert agent.ended is None
 
 
 async def test_an_agent_speaks_about_its_own_objects_only() -> None:

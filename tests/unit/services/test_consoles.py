@@ -19,6 +19,9 @@ from appliance.services.consoles import TOKEN_S, Admission, Consoles, Grant
 from appliance.store.base import Statement
 from tests.support.clock import ManualClock
 from tests.support.cloud import ASKED, GIB, Cloud, open_cloud
+from tests.support.faults import What, Where, breaks
+
+YEAR_S = 366 * 86_400
 
 
 class Setting:
@@ -92,6 +95,30 @@ async def test_what_has_expired_is_removed_when_the_next_is_granted(setting: Set
     await setting.clock.advance(TOKEN_S)
     await setting.grant()
     assert await setting.count() == 1
+
+
+@breaks(
+    What.CLOCK,
+    "the clock is set while a one-time token of a console is good",
+    expected="the token is good for two minutes at most, and asking for another is all it takes",
+    where=Where.SIMULATED,
+)
+@pytest.mark.parametrize("jump_s", [YEAR_S, -3600, -YEAR_S])
+async def test_a_token_outlives_no_clock_that_is_set(setting: Setting, jump_s: int) -> None:
+    old = await setting.grant()
+    setting.clock.set_wall_clock(setting.clock.now_ms() + jump_s * 1000)
+    assert await setting.kahuna().redeem(old.token.reveal_text()) is None
+    new = await setting.grant()
+    assert await setting.count() == 1  # of the old one nothing is left for a better day
+    assert await setting.kahuna().redeem(new.token.reveal_text()) is not None
+
+
+async def test_a_token_of_a_kahuna_whose_clock_is_a_little_ahead_is_honoured(
+    setting: Setting,
+) -> None:
+    token = (await setting.grant()).token.reveal_text()
+    setting.clock.set_wall_clock(setting.clock.now_ms() - TOKEN_S * 1000)
+    assert await setting.kahuna().redeem(token) is not None
 
 
 @pytest.mark.parametrize("token", ["", "x", "kwb_" + "a" * 43, "é" * 50, "%00", "a" * 10_000])
