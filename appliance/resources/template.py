@@ -270,12 +270,23 @@ async def _import(context: StepContext[Work]) -> ObservedImage:
         allowed_sources=await _allowed_sources(context),
         refused_networks=await _networks_of_the_cluster(context),
     )
-    return await context.call(
-        context.arguments.storage_agents[place.storage_pool_id],
-        STORAGE_IMPORT_TEMPLATE,
-        TemplateImport(place.ref, source),
-        target=target("template", template_id),
-    )
+    try:
+        return await context.call(
+            context.arguments.storage_agents[place.storage_pool_id],
+            STORAGE_IMPORT_TEMPLATE,
+            TemplateImport(place.ref, source),
+            target=target("template", template_id),
+        )
+    except Invalid as bad:
+        raise _of_source(bad) from bad
+
+
+def _of_source(bad: Invalid) -> Invalid:
+    """Name the field as people know it; to an agent it is a URL."""
+    if bad.context.get("field") != "url":
+        return bad
+    hint = bad.hint or "look at what is there, and name a sound image"
+    return Invalid(f"source: {bad.detail}", hint=hint, field="source")
 
 
 async def _allowed_sources(context: StepContext[Work]) -> tuple[str, ...]:

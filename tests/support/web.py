@@ -42,6 +42,10 @@ class Web:
     )
     stalled: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def port(self) -> str:
+        return self.base.rpartition(":")[2]
+
     def put(self, path: str, page: Page) -> str:
         """Serve a page and return its URL."""
         self.pages[path] = page

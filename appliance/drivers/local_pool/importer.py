@@ -157,7 +157,8 @@ def _check_size(directory: PoolDirectory, virtual_bytes: int) -> None:
     if virtual_bytes > capacity_bytes:
         raise InsufficientResource(
             f"the image is a disk of {virtual_bytes} bytes, larger than its pool of"
-            f" {capacity_bytes}"
+            f" {capacity_bytes}",
+            hint="take a larger pool, or a smaller image",
         )
 
 

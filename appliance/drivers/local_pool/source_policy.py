@@ -16,6 +16,10 @@ Address = IPv4Address | IPv6Address
 _Network = IPv4Network | IPv6Network
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 _THIS_NETWORK: Final = IPv4Network("0.0.0.0/8")
+# Where clouds tell a machine its secrets, link-local addresses aside.
+_METADATA: Final = frozenset(
+    map(ip_address, ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "192.0.0.192"))
+)
 _SAFE: Final = ":/?#[]@!$&'()*+,;=%~"
 
 
@@ -92,6 +96,7 @@ def _is_internal(address: Address) -> bool:
         or address.is_unspecified
         or address.is_reserved
         or address in _THIS_NETWORK
+        or address in _METADATA
     )
 
 

@@ -22,9 +22,14 @@ from appliance.drivers.local_pool.qcow2 import MAX_VIRTUAL_BYTES
 from tests.contract.drivers.rig import MIB, ignore, some_id
 from tests.contract.drivers.rig_local_pool import local_storage
 from tests.integration.local_pool.conftest import Bench, qemu
+from tests.support.faults import What, Where, breaks
 from tests.support.web import Page, open_web
 
 HTML = b"<!DOCTYPE html><html><body>Please log in" + b" to the portal" * 1000 + b"</body></html>"
+
+
+def _row(fault: str, expected: str) -> pytest.MarkDecorator:
+    return breaks(What.TEMPLATE, fault, expected=expected, where=Where.HOST)
 
 
 async def refused(
@@ -55,6 +60,10 @@ def certificate(directory: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     return serving, ssl.create_default_context(cadata=authority.certificate_pem)
 
 
+@_row(
+    "template from a URL of any status, form or host",
+    "wrong ones are refused, others may be tried again; nothing is left",
+)
 class TestUrl:
     @pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
     async def test_that_leads_to_nothing_is_refused(self, bench: Bench, status: int) -> None:
@@ -80,6 +89,10 @@ class TestUrl:
             await bench.storage.import_template(bench.pool, source, ignore)
 
 
+@_row(
+    "template that is redirected: without end, inside, to other forms, from https to http",
+    "refused, and what it leads to is not asked",
+)
 class TestRedirect:
     async def test_is_followed(self, bench: Bench) -> None:
         bench.web.put("/real", Page(content=bench.image))
@@ -130,6 +143,10 @@ class TestRedirect:
             await make().import_template(bench.pool, proven, ignore)
 
 
+@_row(
+    "template from a host whose name leads to the node or its cluster, also the second time only",
+    "refused, and never connected to",
+)
 class TestAddress:
     async def test_of_the_node_itself_is_refused(self, bench: Bench) -> None:
         for host in (
@@ -192,6 +209,7 @@ class TestAddress:
         assert bench.web.asked[0][1]["host"].startswith("mirror.example:")
 
 
+@_row("template from a server without a trusted certificate", "refused")
 class TestTls:
     async def test_keeps_the_name_of_the_host(self, bench: Bench, tmp_path: Path) -> None:
         serving, trusting = certificate(tmp_path)
@@ -211,6 +229,7 @@ class TestTls:
         assert bench.names() == []
 
 
+@_row("template of another length than its server tells", "refused or tried again, never published")
 class TestLength:
     async def test_larger_than_what_comes_is_tried_again(self, bench: Bench) -> None:
         with pytest.raises(Unavailable, match="broke off"):
@@ -227,6 +246,10 @@ class TestLength:
         assert "room" in await refused(bench, page, InsufficientResource)
 
 
+@_row(
+    "template that is no image, another one, or compressed twice, badly or to a bomb",
+    "refused; nothing is left",
+)
 class TestContent:
     @pytest.mark.parametrize(
         "content",
@@ -259,6 +282,10 @@ class TestContent:
         assert "larger than the pool" in said
 
 
+@_row(
+    "template in qcow2 that needs another file, lies about its size or is damaged",
+    "refused before QEMU sees it, or by what QEMU finds; nothing is left",
+)
 class TestQcow2:
     async def test_with_a_backing_file_is_refused(self, bench: Bench) -> None:
         path = bench.scratch / "evil.qcow2"
@@ -306,6 +333,13 @@ class TestQcow2:
         assert "no room" in said
 
 
+@breaks(
+    What.DISK,
+    "disk of a local pool full before or while a template comes",
+    expected="refused as out of room, before anything is downloaded if its length is known;"
+    " nothing is left",
+    where=Where.HOST,
+)
 class TestFull:
     async def test_pool_is_told_before_anything_is_downloaded(self, small: Bench) -> None:
         page = Page(content=bytes(510) + b"\x55\xaa" + b"A" * (20 * MIB))

@@ -13,6 +13,7 @@ from appliance.core.errors import Conflict, Invalid, Unavailable
 from appliance.model.storage import ImportProgress, SeedSpec
 from tests.contract.drivers.rig import MIB, some_id
 from tests.integration.local_pool.conftest import Bench, qemu
+from tests.support.faults import What, Where, breaks
 from tests.support.wait import until
 from tests.support.web import Page
 
@@ -96,6 +97,12 @@ class TestForms:
         assert len(bench.names()) == 3
 
 
+@breaks(
+    What.TEMPLATE,
+    "template whose download breaks off, and that changes before it goes on",
+    expected="it goes on where it was, or begins anew, but never joins parts of two versions",
+    where=Where.HOST,
+)
 class TestResume:
     async def test_goes_on_where_the_server_hung_up(self, bench: Bench) -> None:
         template_id = some_id()
@@ -202,6 +209,12 @@ class TestResume:
         assert bench.names() == []
 
 
+@breaks(
+    What.TEMPLATE,
+    "template whose server stalls",
+    expected="given up after a minute without a byte, and goes on later; holds up nothing else",
+    where=Where.HOST,
+)
 class TestStall:
     async def test_holds_up_no_other_call(self, bench: Bench) -> None:
         stalled = asyncio.get_running_loop().create_task(
