@@ -22,6 +22,15 @@ class IdFactory:
         self._lock = threading.Lock()
         self._last = 0
 
+    def follow(self, newest: str) -> None:
+        """Make only ids after this one, which a clock that was ahead of ours may have made.
+
+        From a random point of the millisecond after it, since others may follow the same one.
+        """
+        next_ms = (int(newest, 16) >> _RANDOM_BITS) + 1
+        with self._lock:
+            self._last = max(self._last, next_ms << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS))
+
     def __call__(self) -> str:
         with self._lock:
             fresh = self._clock.now_ms() << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)

@@ -38,7 +38,7 @@ from appliance.services.agents import Agents
 from appliance.services.alarms import Alarms
 from appliance.services.authority import Authority
 from appliance.services.catalog import Catalog
-from appliance.services.cluster import ensure_cluster
+from appliance.services.cluster import ensure_cluster, keep_order
 from appliance.services.compute import COMPUTE_KINDS, Compute
 from appliance.services.key_files import KeyFiles
 from appliance.services.keyring import Keyring
@@ -152,6 +152,7 @@ async def open_kahuna(
         cleanup.push_async_callback(store.close)
         tcp = cleanup.enter_context(bind_tcp(config.host, config.port))
         await ensure_cluster(store, clock)
+        await keep_order(store)
         keys = config.state / "keys"
         keyring = Keyring(store, KeyFiles(keys / "data"), ensure_node_identity(keys), clock)
         await keyring.open(config.node_name)

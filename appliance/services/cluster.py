@@ -1,11 +1,21 @@
 """The cluster's own row: its id, and the epoch that orders commands across a restored backup."""
 
+from typing import Final
+
 import msgspec
 
 from appliance.core.clock import Clock
-from appliance.core.ids import new_id
+from appliance.core.ids import IdFactory, new_id
 from appliance.store.base import Consistency, Statement, Store, fetch_one
 
+# What has ids of the time of its making, and is listed or chosen in their order.
+_ORDERED: Final = (
+    "region", "zone", "agent", "kiwi", "kaktus", "vnet", "subnet", "storage_pool", "template",
+    "team", "project", "volume", "adapter", "instance", "kompute", "operation",
+)  # fmt: skip
+_NEWEST: Final = Statement(
+    " UNION ALL ".join(f"SELECT max(id) AS id FROM {table}" for table in _ORDERED)  # noqa: S608
+)
 RAISE_EPOCH = Statement("UPDATE cluster SET epoch = epoch + 1")
 
 
@@ -36,6 +46,13 @@ async def get_cluster(store: Store) -> Cluster:
     """
     statement = Statement("SELECT id, epoch FROM cluster")
     return await fetch_one(store, Cluster, statement, "the cluster", Consistency.LINEARIZABLE)
+
+
+async def keep_order(store: Store, ids: IdFactory = new_id) -> None:
+    """Let new ids come after all that are there, whatever the clock says by now."""
+    for row in await store.query(_NEWEST, Consistency.LINEARIZABLE):
+        if row["id"] is not None:
+            ids.follow(str(row["id"]))
 
 
 async def raise_epoch(store: Store) -> Cluster:

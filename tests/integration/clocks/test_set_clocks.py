@@ -112,15 +112,17 @@ def test_a_cloud_that_starts_under_a_wrong_clock_has_lost_nothing(machine: Machi
     with machine.run() as running, running.client() as client:
         api = Api(client)
         place = furnish(api)
-        kept = kompute(api, place, "kept")
+        kept = [kompute(api, place, "kept")]
         before = operations(api)
     for number, ahead_s in enumerate((YEAR, -HOUR)):
         machine.set(ahead_s)
         with machine.run() as running, running.client() as client:
             api = Api(client)
             until_sound(api)
-            assert api.get("/kompute") == [kept]
+            assert api.get("/kompute") == kept
             assert operations(api)[-len(before) :] == before
             live_a_little(api, place, f"m{number}")
+            kept.append(kompute(api, place, f"kept-{number}"))
+            assert api.get("/kompute") == kept  # in the order of their making
             before = operations(api)
             until_sound(api)

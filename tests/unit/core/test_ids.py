@@ -25,3 +25,15 @@ def test_ids_keep_rising_when_the_clock_jumps_back_an_hour() -> None:
     before = make()
     clock.at_ms -= 3_600_000
     assert make() > before
+
+
+def test_ids_follow_one_of_a_time_to_come() -> None:
+    make = IdFactory(_StoppedClock(2_000_000_000_000))
+    newest = IdFactory(_StoppedClock(2_100_000_000_000))()
+    make.follow(newest)
+    ids = [make() for _ in range(100)]
+    assert ids == sorted(ids)
+    assert newest < ids[0]
+    assert all(re.match(ID_PATTERN, made) for made in ids)
+    make.follow("0" * 24)
+    assert make() > ids[-1]

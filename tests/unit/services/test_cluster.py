@@ -3,7 +3,9 @@ import asyncio
 import pytest
 
 from appliance.core.errors import NotFound
-from appliance.services.cluster import ensure_cluster, get_cluster, raise_epoch
+from appliance.core.ids import IdFactory
+from appliance.services.cluster import ensure_cluster, get_cluster, keep_order, raise_epoch
+from appliance.store.base import Statement
 from appliance.store.sqlite import SqliteStore
 from tests.support.clock import ManualClock
 
@@ -26,3 +28,23 @@ async def test_the_epoch_only_rises(store: SqliteStore, clock: ManualClock) -> N
 async def test_an_empty_store_has_no_cluster(store: SqliteStore) -> None:
     with pytest.raises(NotFound):
         await get_cluster(store)
+
+
+async def test_new_ids_come_after_those_that_a_clock_ahead_has_made(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    ahead, ids = IdFactory(ManualClock(clock.now_ms() + 366 * 86_400_000)), IdFactory(clock)
+    await keep_order(store, ids)  # there is nothing yet
+    for name in ("region", "later"):
+        await store.batch(
+            [
+                Statement(
+                    "INSERT INTO region (id, name, description, domain, created_at_ms,"
+                    " updated_at_ms) VALUES (?, ?, '', 'x', 0, 0)",
+                    (newest := ahead(), name),
+                )
+            ]
+        )
+    assert ids() < newest
+    await keep_order(store, ids)
+    assert ids() > newest
