@@ -140,7 +140,7 @@ def _missing(info: msgspec.inspect.Type, value: object, path: str) -> str | None
             return _missing(info.type, value, path)
         case msgspec.inspect.UnionType():
             found = (_missing(choice, value, path) for choice in info.types)
-        case msgspec.inspect.ListType() if isinstance(value, list):
+        case msgspec.inspect.ListType() if isinstance(value, list) and _can_lack(info.item_type):
             items = cast("list[object]", value)
             found = (
                 _missing(info.item_type, item, f"{path}[{index}]")
@@ -158,3 +158,16 @@ def _missing(info: msgspec.inspect.Type, value: object, path: str) -> str | None
         case _:
             return None
     return next((each for each in found if each is not None), None)
+
+
+def _can_lack(info: msgspec.inspect.Type) -> bool:
+    """Whether a value of this type could lack a field: a million texts are not looked at."""
+    match info:
+        case msgspec.inspect.Metadata():
+            return _can_lack(info.type)
+        case msgspec.inspect.UnionType():
+            return any(map(_can_lack, info.types))
+        case msgspec.inspect.ListType():
+            return _can_lack(info.item_type)
+        case _:
+            return isinstance(info, msgspec.inspect.StructType)
