@@ -295,7 +295,7 @@ OPERATION_DAYS: Final = Setting(
     "a whole number from 1 to 3650",
     _whole_number(1, 3650),
     30,
-    "How long finished operations are kept; read when Kahuna starts.",
+    "How long finished operations are kept, but for the last 1000; read when Kahuna starts.",
     "30",
 )
 SETTINGS: Final[dict[str, Setting[object] | SecretSetting]] = {
