@@ -18,6 +18,7 @@ from appliance.core.clock import Clock
 from appliance.core.errors import Unavailable
 from appliance.core.files import ensure_private_directory, exclusive
 from appliance.store import sqlite_file
+from appliance.store.backup import refuse_half_restored
 from appliance.store.base import Consistency, Row, Statement
 from appliance.store.migrate import Migration, migrate
 from appliance.store.sqlite_file import TimeLimit
@@ -169,6 +170,7 @@ def _open_connections(path: Path, lock: ExitStack, clock: Clock, limit_s: float)
     """Lock, check and open the file."""
     ensure_private_directory(path.parent)
     lock.enter_context(exclusive(path.with_name(f"{path.name}.lock"), "the state"))
+    refuse_half_restored(path)
     sqlite_file.refuse_remains(path)
     if not path.exists():
         sqlite_file.create(path)

@@ -124,6 +124,11 @@ def refuse_unless_sound(path: Path) -> None:
             )
 
 
+def connect_to_copy(path: Path) -> sqlite3.Connection:
+    """Open for one long read; a file that is written to beside it is no program that runs away."""
+    return _connect_as_it_is(path)
+
+
 def _connect_as_it_is(path: Path, options: str = "") -> sqlite3.Connection:
     """Open for a look that leaves both files as they are, also when it ends.
 

@@ -44,6 +44,11 @@ class Log:
         self._index = path.with_name(f"{path.name}-shm")
         self._mark = path.with_name(f"{path.name}.open")
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The log and what belongs to it, whether it is there or not."""
+        return self._log, self._index, self._mark
+
     @contextmanager
     def watched(self) -> Generator[None]:
         """Have the database read in the block for the first time, read-only; check what it found.
