@@ -1,12 +1,13 @@
 """A real Kahuna and a real Kaktus with a local pool, and no libvirt: for what concerns disks.
 
-They have a network of their own, with loopback alone. The pool's root is a small disk.
+They have a network of their own, with loopback alone. The pool's root and the agent's own directory
+are small disks.
 """
 
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +31,12 @@ _ALLOWED: Final = "127.0.0.1"  # where templates come from; the rest of loopback
 
 @dataclass(frozen=True, slots=True)
 class StorageNode:
-    """`disk` is where the pool lies; `pool` and `volumes` are paths of the API."""
+    """`disk` is where the pool lies; `volumes` is a path of the API."""
 
     directory: Path
     disk: SmallDisk
-    roles: dict[Role, RoleRun]
+    agent_disk: SmallDisk
+    restart_kaktus: Callable[[], None]
     pool_id: str
     volumes: str
 
@@ -85,6 +87,7 @@ def storage_node(*, size: str = "24m") -> Generator[StorageNode]:
         directory = Path(tempfile.mkdtemp(prefix="kwsn"))
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         disk = stack.enter_context(small_disk(directory / "pools", size))
+        agent_disk = stack.enter_context(small_disk(directory / "state" / "agent", "8m"))
         stack.enter_context(private_network())
         subprocess.run([need("ip"), "link", "set", "lo", "up"], check=True)
         node = NodeConfig(
@@ -98,17 +101,25 @@ def storage_node(*, size: str = "24m") -> Generator[StorageNode]:
                 acceleration=Acceleration.TCG,
             ),
         )
-        roles = {role: stack.enter_context(run_role(role, node, directory)) for role in node.roles}
-        roles[Role.KAHUNA].until_running()
-        # Without libvirt, that is how it works.
-        until_now(
-            lambda: any(told.state is RoleState.DEGRADED for told in roles[Role.KAKTUS].told()),
-            "the Kaktus is connected",
-            timeout_s=120,
-        )
+        running: list[RoleRun] = []
+
+        def restart_kaktus() -> None:
+            for kaktus in running:
+                kaktus.kill()
+            kaktus = stack.enter_context(run_role(Role.KAKTUS, node, directory))
+            running[:] = [kaktus]
+            # Without libvirt, that is how it works.
+            until_now(
+                lambda: any(told.state is RoleState.DEGRADED for told in kaktus.told()),
+                "the Kaktus is connected",
+                timeout_s=120,
+            )
+
+        stack.enter_context(run_role(Role.KAHUNA, node, directory)).until_running()
+        restart_kaktus()
         with _client(directory / "state" / "run" / "api.sock") as client:
             pool, volumes = _furnish(client, f"{disk.path}/a")
-        yield StorageNode(directory, disk, roles, pool, volumes)
+        yield StorageNode(directory, disk, agent_disk, restart_kaktus, pool, volumes)
 
 
 def _client(socket: Path) -> httpx.Client:

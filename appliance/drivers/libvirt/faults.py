@@ -12,6 +12,7 @@ from appliance.core.errors import (
     NotFound,
     Unavailable,
 )
+from appliance.core.os_errors import FULL, hint_for
 
 _AWAY: Final = frozenset(
     {
@@ -40,4 +41,8 @@ def translate(error: libvirt.libvirtError) -> KowabungaError:
         return Conflict(detail, native=f"libvirt:{code}")
     if code == libvirt.VIR_ERR_NO_MEMORY:
         return InsufficientResource(detail, native=f"libvirt:{code}")
+    number = error.get_int1()  # of errno
+    if code == libvirt.VIR_ERR_SYSTEM_ERROR and number in FULL:
+        hint = hint_for(OSError(number, detail))
+        return InsufficientResource(detail, hint=hint, native=f"libvirt:{code}")
     return DriverError(f"libvirt refused: {detail}", native=f"libvirt:{code}")

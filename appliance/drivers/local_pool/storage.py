@@ -252,6 +252,7 @@ class LocalPoolStorage:
             raise InsufficientResource(
                 f"image {image_id} of {size_bytes} bytes is larger than its pool of"
                 f" {pool.capacity_bytes}",
+                hint="make it smaller, or choose a larger pool",
                 id=image_id,
             )
 
