@@ -9,12 +9,23 @@ from appliance.core.ids import IdFactory, new_id
 from appliance.store.base import Consistency, Statement, Store, fetch_one
 
 # What has ids of the time of its making, and is listed or chosen in their order.
-_ORDERED: Final = (
-    "region", "zone", "agent", "kiwi", "kaktus", "vnet", "subnet", "storage_pool", "template",
-    "team", "project", "volume", "adapter", "instance", "kompute", "operation",
-)  # fmt: skip
 _NEWEST: Final = Statement(
-    " UNION ALL ".join(f"SELECT max(id) AS id FROM {table}" for table in _ORDERED)  # noqa: S608
+    "SELECT max(id) AS id FROM region"
+    " UNION ALL SELECT max(id) FROM zone"
+    " UNION ALL SELECT max(id) FROM agent"
+    " UNION ALL SELECT max(id) FROM kiwi"
+    " UNION ALL SELECT max(id) FROM kaktus"
+    " UNION ALL SELECT max(id) FROM vnet"
+    " UNION ALL SELECT max(id) FROM subnet"
+    " UNION ALL SELECT max(id) FROM storage_pool"
+    " UNION ALL SELECT max(id) FROM template"
+    " UNION ALL SELECT max(id) FROM team"
+    " UNION ALL SELECT max(id) FROM project"
+    " UNION ALL SELECT max(id) FROM volume"
+    " UNION ALL SELECT max(id) FROM adapter"
+    " UNION ALL SELECT max(id) FROM instance"
+    " UNION ALL SELECT max(id) FROM kompute"
+    " UNION ALL SELECT max(id) FROM operation"
 )
 RAISE_EPOCH = Statement("UPDATE cluster SET epoch = epoch + 1")
 
