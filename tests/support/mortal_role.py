@@ -4,7 +4,8 @@ The points at which it can: of an agent, before and after each admission of a fe
 after what each method does on the node; of a Kahuna, before and after each commit of an operation's
 submission, of its steps and of its end. `death.arm` names one, and it dies there, once.
 
-Run: python -m tests.support.mortal_role FILE, with the assignment on standard input.
+Run: python -m tests.support.mortal_role FILE, with the assignment on standard input. Its clock is
+wrong by what FILE.clock says, if that is there (`wrong_clock`).
 """
 
 import sys
@@ -35,6 +36,7 @@ from appliance.roles.node import (
 )
 from appliance.store.base import Consistency, Row, Statement, Store
 from tests.support.death import Death
+from tests.support.wrong_clock import clock_of, skew
 
 BEFORE: Final = "before"
 AFTER: Final = "after"
@@ -156,4 +158,6 @@ async def _play(death: Death, assignment: Assignment, tell: Tell) -> None:
 
 
 if __name__ == "__main__":
+    if (clock_file := clock_of(Path(sys.argv[1]))).exists():
+        skew(clock_file)
     serve_assignment(partial(_play, Death(Path(sys.argv[1]))))

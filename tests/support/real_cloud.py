@@ -32,6 +32,7 @@ from tests.support.libvirtd import Libvirtd, private_libvirtd
 from tests.support.node_remains import Existing, find_remains
 from tests.support.small_guest import make_bootable
 from tests.support.wait import until_now
+from tests.support.wrong_clock import clock_of, set_clock
 
 EXT: Final = "/api/ext/v1"
 MIB: Final = 2**20
@@ -78,6 +79,10 @@ class RoleProcess:
             timeout_s=_LIMIT_S,
         )
         assert self.state is RoleState.RUNNING or die_at is not None, self.told()
+
+    def set_clock(self, ahead_s: float) -> None:
+        """Have its wall clock be wrong: from its next start on, or at once if it was before."""
+        set_clock(clock_of(self._death), ahead_s)
 
     @property
     def state(self) -> RoleState | None:

@@ -19,7 +19,13 @@ def set_clock(file: Path, seconds: float) -> None:
     new.replace(file)
 
 
-def _skew(file: Path) -> None:
+def clock_of(file: Path) -> Path:
+    """Return the file of the clock of a process that has a file of its own."""
+    return file.with_name(f"{file.name}.clock")
+
+
+def skew(file: Path) -> None:
+    """Have the clock of this process be as wrong as the file says."""
     right, right_ns = time.time, time.time_ns
 
     def ahead_s() -> float:
@@ -30,5 +36,5 @@ def _skew(file: Path) -> None:
 
 
 if __name__ == "__main__":
-    _skew(Path(sys.argv[1]))
+    skew(Path(sys.argv[1]))
     sys.exit(run(sys.argv[2:]))
