@@ -68,6 +68,7 @@ from appliance.services.verify import list_images
 from appliance.store.base import Statement, Store
 
 PERIOD_S: Final = 300.0
+CATCH_UP_S: Final = 20.0
 _AT_ONCE: Final = 4
 # Of one object in a period: a guest that crashes whenever it is started keeps nobody busy.
 MENDS: Final = 10
@@ -119,6 +120,7 @@ class Reconciler:
         self._waiting: set[str] = set()  # those in the queue
         self._looking: set[str] = set()
         self._again: set[str] = set()  # those that came due while they were looked at
+        self._missed: set[str] = set()  # those of which not all was seen
         self._finished: asyncio.Queue[str] = asyncio.Queue()  # operations
         self._mends = Mends(clock)
 
@@ -146,24 +148,26 @@ class Reconciler:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow_operations(), name="reconcile_operations")
             group.create_task(self._remind(), name="reconcile_period")
+            group.create_task(self._catch_up(), name="reconcile_missed")
             for number in range(_AT_ONCE):
                 group.create_task(self._look_forever(), name=f"reconcile {number}")
 
     async def look(self, agent_id: str) -> None:
         """Compare the whole node of an agent with the rows, and act on what differs.
 
-        What cannot be seen now is looked at the next time.
+        What cannot be seen now is looked at the next time, which is soon.
         """
+        self._missed.discard(agent_id)
         try:
             for host in await self._durable.rows(ObservedHost, hosts_of_agent(agent_id)):
-                with _apart(agent_id):
+                with self._apart(agent_id):
                     await self._look_at_host(agent_id, host)
                     await self._look_at_bridges(agent_id, host)
             for pool in await self._durable.rows(ObservedPool, pools_of_agent(agent_id)):
-                with _apart(agent_id):
+                with self._apart(agent_id):
                     await self._look_at_pool(agent_id, pool)
         except KowabungaError as error:
-            _log.warning("node_not_seen", agent=agent_id, problem=str(error))
+            self._miss(agent_id, error)
 
     async def _look_forever(self) -> None:
         while True:
@@ -214,6 +218,28 @@ class Reconciler:
                 continue
             for agent_id in filter(self._gateway.reachable, agents):
                 self.agent_connected(agent_id)
+
+    async def _catch_up(self) -> None:
+        """Look again at what was not seen: until then a host has no room, and no lost machine."""
+        while True:
+            await self._clock.sleep(CATCH_UP_S)
+            missed, self._missed = self._missed, set()
+            for agent_id in filter(self._gateway.reachable, sorted(missed)):
+                self.agent_connected(agent_id)
+
+    def _miss(self, agent_id: str, error: KowabungaError) -> None:
+        _log.warning("node_not_seen", agent=agent_id, problem=str(error))
+        self._missed.add(agent_id)
+
+    @contextmanager
+    def _apart(self, agent_id: str) -> Generator[None]:
+        """Look at the rest of a node though it refuses to show this part; not if it is silent."""
+        try:
+            yield
+        except DeadlineExceeded:
+            raise
+        except KowabungaError as error:
+            self._miss(agent_id, error)
 
     # --- looking
 
@@ -365,14 +391,3 @@ def _submission(kind: OperationKind[Work], job: Job) -> Submission[Work]:
 
 def _tells_more(row: ExpectedDomain, seen: ObservedDomain) -> bool:
     return (row.observed_state, row.observed_reason) != (seen.state, seen.reason)
-
-
-@contextmanager
-def _apart(agent_id: str) -> Generator[None]:
-    """Look at the rest of a node though it refuses to show this part; not if it is silent."""
-    try:
-        yield
-    except DeadlineExceeded:
-        raise
-    except KowabungaError as error:
-        _log.warning("node_not_seen", agent=agent_id, problem=str(error))

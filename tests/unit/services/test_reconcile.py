@@ -27,11 +27,13 @@ from appliance.resources.instance_work import PowerAction
 from appliance.resources.kaktus import KAKTUS_CAPS, KAKTUSES
 from appliance.resources.kompute import KOMPUTES
 from appliance.rpc.compute import COMPUTE_ENSURE_POWER, COMPUTE_GET_HOST
-from appliance.services.reconcile import MENDS, PERIOD_S, Mends
+from appliance.services.reconcile import CATCH_UP_S, MENDS, PERIOD_S, Mends
 from appliance.services.verify import verify_world
 from appliance.store.base import Statement
+from appliance.store.sqlite import SqliteStore
 from tests.support.clock import ManualClock
-from tests.support.cloud import ASKED, GIB, Cloud, open_cloud
+from tests.support.cloud import ASKED, GIB, Cloud, cloud_on, open_cloud
+from tests.support.leap import LeapingClock, LeapingStore, run_leaping
 from tests.support.wait import until
 
 POOL = RbdPool(pool="ssd", monitor_address="ceph.example", monitor_port=3300)
@@ -357,3 +359,30 @@ async def test_a_slow_node_that_calls_again_and_again_holds_up_no_other(tmp_path
         gate.open()
         await until(lambda: cloud.nodes.calls.count((slow, COMPUTE_GET_HOST.name)) == 2)
         running.cancel()
+
+
+def test_what_could_not_be_seen_is_looked_at_soon(tmp_path: Path) -> None:
+    clock = LeapingClock(now_ms=1_800_000_000_000)
+
+    async def see() -> list[object]:
+        store = await SqliteStore.open(tmp_path / "state.db", clock=clock)
+        async with (
+            cloud_on(LeapingStore(store, clock), tmp_path, clock, hosts=1) as cloud,
+            asyncio.TaskGroup() as group,
+        ):
+            reconciler, agent_id = cloud.compute.reconciler, cloud.agents[0]
+            running = group.create_task(reconciler.run())
+            await store.batch([Statement("UPDATE kaktus SET memory_bytes = 0")])
+            faults = cloud.nodes[agent_id].node.faults
+            faults.fail(method=COMPUTE_GET_HOST.name, times=None)
+            reconciler.agent_connected(agent_id)
+            seen: list[object] = []
+            for _ in range(2):
+                await clock.sleep(1.5 * CATCH_UP_S)
+                seen.append(await cloud.value("SELECT memory_bytes > 0 FROM kaktus"))
+                faults.mend()
+            running.cancel()
+        await store.close()
+        return seen
+
+    assert run_leaping(clock, see()) == [0, 1]
