@@ -4,6 +4,7 @@ The path is always `/ws`; environment proxies are ignored, as an agent must reac
 address that it was given.
 """
 
+import asyncio
 import hashlib
 import ipaddress
 import ssl
@@ -28,7 +29,8 @@ from appliance.rpc.transport import (
     closing_frame,
 )
 
-_OPEN_S: Final = 10.0
+# TCP, TLS and the upgrade take a round trip each, which may be 10 s.
+_OPEN_S: Final = 45.0
 _CLOSE_S: Final = 2.0
 
 
@@ -58,7 +60,7 @@ class WebSocketTransport:
         return message
 
     async def close(self, code: int, reason: str) -> None:
-        await self._connection.close(*closing_frame(code, reason))
+        await _close(self._connection, *closing_frame(code, reason))
 
 
 class WebSocketDialer:
@@ -119,7 +121,7 @@ class WebSocketDialer:
         try:
             yield WebSocketTransport(connection, text=not stream)
         finally:
-            await connection.close()
+            await _close(connection)
 
 
 def _tls_context(ca_file: Path) -> ssl.SSLContext:
@@ -147,6 +149,20 @@ def _peer_certificate(connection: ClientConnection) -> bytes:
     tls: ssl.SSLObject | None = connection.transport.get_extra_info("ssl_object")
     certificate = None if tls is None else tls.getpeercert(binary_form=True)
     return b"" if certificate is None else hashlib.sha256(certificate).digest()
+
+
+async def _close(connection: ClientConnection, code: int = 1000, reason: str = "") -> None:
+    """Say goodbye; whoever does not take that in time is cut off.
+
+    A close of websockets first waits, without a limit, until what was sent before has left: over a
+    network that swallows everything that takes a quarter of an hour.
+    """
+    try:
+        async with asyncio.timeout(_CLOSE_S):
+            await connection.close(code, reason)
+    except TimeoutError:
+        connection.transport.abort()
+        await connection.wait_closed()
 
 
 def _explain(closed: ConnectionClosed) -> TransportClosed:
