@@ -163,6 +163,13 @@ _BUSY: Final = (
 )
 
 
+def _unread_bytes(transport: asyncio.Transport) -> int:
+    try:
+        return transport.get_write_buffer_size()
+    except AttributeError:  # asyncio's TLS, of a transport that was closed twice: it knows no more
+        return 0
+
+
 def _end_one(idle: Room[Connection]) -> bool:
     """End the connection that waits longest of the host with most such; False: there is none."""
     host = idle.greediest()
@@ -267,7 +274,7 @@ class Listener(uvicorn.Server):
         now = time.monotonic()
         unread: dict[Connection, tuple[int, float]] = {}
         for connection in list(self.server_state.connections):
-            waiting = connection.transport.get_write_buffer_size()
+            waiting = _unread_bytes(connection.transport)
             before, since = self._unread.get(connection, (waiting, now))
             if waiting:
                 unread[connection] = waiting, now if waiting < before else since

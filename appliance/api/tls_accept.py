@@ -63,9 +63,14 @@ class TlsAcceptor:
                     self._make_room()
                     task = tasks.create_task(self._shake_hands(connection))
                     self._under_way.enter(host, task)
-                    task.add_done_callback(partial(self._under_way.leave, host))
+                    task.add_done_callback(partial(self._end, host, connection))
         finally:
             self.sock.close()
+
+    def _end(self, host: str, connection: socket.socket, task: asyncio.Task[None]) -> None:
+        self._under_way.leave(host, task)
+        if task.cancelled():  # perhaps before it began
+            connection.close()
 
     def _make_room(self) -> None:
         host = self._under_way.greediest()
