@@ -131,7 +131,7 @@ class Crowd:
         """Return where Kahuna tells its tasks and objects."""
         return self.directory / "told"
 
-    def client(self, connections: int = 4) -> httpx.AsyncClient:
+    def client(self, connections: int = 16) -> httpx.AsyncClient:
         key = (self.state / "master.key").read_text(encoding="ascii").strip()
         return httpx.AsyncClient(
             base_url=self.url,
@@ -160,6 +160,15 @@ class Crowd:
         answer = await self._asking.request(method, path, json=body or None)
         assert answer.is_success, (method, path, answer.text)
         return answer.json() if answer.content else None
+
+    async def persist(self, method: str, path: str, **body: Any) -> int:  # noqa: ANN401 - JSON
+        """Ask until no trouble of the moment is in the way; return the status."""
+        self._asking = self._asking or self.client()
+        while True:
+            answer = await self._asking.request(method, path, json=body or None)
+            if answer.status_code not in (500, 503, 504):
+                return answer.status_code
+            await asyncio.sleep(_LOOK_S)
 
     async def machines(self) -> list[dict[str, Any]]:
         """Return all Komputes as they are shown."""

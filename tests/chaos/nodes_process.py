@@ -5,6 +5,7 @@ own, so a killed process begins again where the real things would be. Argument: 
 """
 
 import asyncio
+import random
 import sys
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,7 @@ from appliance.agent.fences import FenceBook
 from appliance.agent.simulated import simulated_handlers
 from appliance.core.aio import Backoff
 from appliance.core.clock import SystemClock
+from appliance.core.errors import DriverError, Unavailable
 from appliance.core.logs import configure_logs
 from appliance.core.service import run_service
 from appliance.drivers.fake.node import NodeTraits, SimulatedNode
@@ -41,6 +43,7 @@ class Rack(msgspec.Struct, frozen=True):
         keys: the agents' private keys, by their ids.
         boot_id: of all machines in it.
         lost_power: whether they were off since the last process ended.
+        trouble_s: pause between two calls that fail, on the average.
     """
 
     url: str
@@ -49,6 +52,7 @@ class Rack(msgspec.Struct, frozen=True):
     keys: dict[str, bytes]
     boot_id: str
     lost_power: bool
+    trouble_s: float = 2.0
 
 
 async def _play(rack: Rack, agent_id: str, world: World, dialer: WebSocketDialer) -> None:
@@ -81,7 +85,18 @@ async def _play(rack: Rack, agent_id: str, world: World, dialer: WebSocketDialer
             backoff=_QUICK,
         )
         clients.append(client)
-        await client.run()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_trouble(node, rack.trouble_s * len(rack.keys)))
+            await client.run()
+
+
+async def _trouble(node: SimulatedNode, pause_s: float) -> None:
+    """Let a call of the node fail now and then, before or after its effect."""
+    while True:
+        await asyncio.sleep(random.expovariate(1 / pause_s))
+        node.faults.fail(
+            after_effect=random.random() < 0.5, error=random.choice((DriverError, Unavailable))
+        )
 
 
 async def _play_all(rack: Rack) -> None:

@@ -6,6 +6,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from appliance.core.clock import SystemClock
 from appliance.model.domain_state import DomainState
 from appliance.store.sqlite import SqliteStore
@@ -18,6 +20,13 @@ _EMPTY: Final = (
     "kompute", "instance", "volume", "adapter", "adapter_address", "operation_target", "txn_guard",
     "vrrp_id",
 )  # fmt: skip
+
+
+_BAD: Final = frozenset({"error", "critical"})
+
+
+class _Event(msgspec.Struct):
+    level: str
 
 
 async def wrong_machines(
@@ -42,20 +51,18 @@ async def _runs(crowd: Crowd, machine_id: str) -> bool:
 
 async def remove_all(crowd: Crowd) -> None:
     for each in await crowd.machines():
-        await crowd.ask("DELETE", f"{V1}/kompute/{each['id']}")
+        assert await crowd.persist("DELETE", f"{V1}/kompute/{each['id']}") in (200, 404)
 
 
 async def fill(crowd: Crowd) -> list[int]:
     """Create what the quota holds, and one more; return the statuses of what was refused."""
-    async with crowd.client(connections=16) as client:
 
-        async def create(number: int) -> int:
-            zone = crowd.zones[number % len(crowd.zones)]
-            path = f"{V1}/project/{crowd.project}/zone/{zone}/kompute"
-            answer = await client.post(path, json={"name": f"full-{number}", **MACHINE})
-            return answer.status_code
+    async def create(number: int) -> int:
+        zone = crowd.zones[number % len(crowd.zones)]
+        path = f"{V1}/project/{crowd.project}/zone/{zone}/kompute"
+        return await crowd.persist("POST", path, name=f"full-{number}", **MACHINE)
 
-        statuses = await asyncio.gather(*(create(number) for number in range(QUOTA + 1)))
+    statuses = await asyncio.gather(*(create(number) for number in range(QUOTA + 1)))
     return sorted(status for status in statuses if status != 201)
 
 
@@ -97,3 +104,19 @@ def fences_ahead(crowd: Crowd) -> list[tuple[str, int, int]]:
                 if fence > given.get(target, floor)
             ]
     return ahead
+
+
+def bugs_told(crowd: Crowd) -> list[str]:
+    """Return what the logs tell of that nobody should see, however much dies."""
+    lines = [
+        line
+        for process in (crowd.kahuna, *crowd.nodes)
+        for line in process.log.read_text().splitlines()
+    ]
+    return [line for line in lines if line.startswith("Traceback") or _is_bad(line)]
+
+
+def _is_bad(line: str) -> bool:
+    if not (line.startswith("{") and line.endswith("}")):
+        return False  # killed in the middle of it
+    return msgspec.json.decode(line, type=_Event).level in _BAD

@@ -16,9 +16,9 @@ from tests.chaos.crowd import GIB, MACHINE, V1, Crowd
 
 SLOTS: Final = 4  # machines of one user, at most
 _PAUSE_S: Final = 0.2
-# The trouble of the moment: no host or agent reachable, something is being undone, a quota that it
-# still counts in.
-_LATER: Final = frozenset({502, 503, 504, 507})
+# The trouble of the moment: a node fails, no host or agent is reachable, something is being undone,
+# a quota that it still counts in.
+_LATER: Final = frozenset({500, 503, 504, 507})
 _CHANGED: Final = 0.3  # how often a machine grows, shrinks, starts or stops, instead of going
 _IMPATIENT: Final = 0.05  # how often somebody presses Ctrl-C, and begins again
 
