@@ -7,8 +7,9 @@ from litestar import Controller, get, put
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
-from appliance.api.guards import Allow, allow
+from appliance.api.guards import allow
 from appliance.api.services import Services
+from appliance.model.access import Allow
 from appliance.resources.fields import about
 from appliance.resources.template import TemplatePlatform
 
@@ -21,9 +22,9 @@ class ZoneCpu(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ZoneCpus(ZoneCpu, frozen=True):
-    """The processor of a zone, and what all of its hosts could give instead."""
+    """The processor of a zone, and what it could be."""
 
-    possible: tuple[str, ...]
+    possible: Annotated[tuple[str, ...], about("What all x86_64 hosts of the zone can give")]
 
 
 class ZoneCpuController(Controller):
