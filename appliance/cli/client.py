@@ -21,6 +21,7 @@ import msgspec
 from appliance.cli.failure import NoAnswer, Refused
 from appliance.core.errors import Invalid, NotFound, Unavailable
 from appliance.core.files import read_private
+from appliance.core.text import escape_controls
 from appliance.core.tls import doubt_clock, find_mistrust
 from appliance.model.node import is_loopback
 
@@ -175,7 +176,8 @@ class ApiClient:
             ) as response:
                 if self._connection.debug:
                     request_id = response.headers.get("x-request-id", "unknown")
-                    click.echo(f"debug: {method} {path}: request {request_id}", err=True)
+                    told = f"debug: {method} {path}: request {request_id}"
+                    click.echo(escape_controls(told), err=True)
                 if response.status_code >= httpx.codes.MULTIPLE_CHOICES:
                     raise _refusal(response)
                 yield response

@@ -9,6 +9,7 @@ from appliance.cli.exit_code import ExitCode
 from appliance.cli.kit import Kit, named
 from appliance.cli.lookup import Lookup
 from appliance.cli.options import remote
+from appliance.core.text import escape_controls
 
 
 def console_command(kit: Kit) -> click.Command:
@@ -29,7 +30,7 @@ def console_command(kit: Kit) -> click.Command:
         path = f"/{noun.plural_name}/{segment(object_id)}/console"
         url: str = client.call("POST", path, query={"kind": "vnc" if vnc else "serial"})["url"]
         if vnc:
-            click.echo(url)
+            click.echo(escape_controls(url))
             click.echo("It opens the screen once, within a minute.", err=True)
         else:
             from appliance.cli.terminal import sit  # noqa: PLC0415 - only this pays for it

@@ -93,7 +93,7 @@ def abandon(client: ApiClient, operation_id: str, form: Format, yes: bool) -> No
         click.confirm(f"Leave whatever operation {operation_id} has made?", abort=True, err=True)
     left = client.call("POST", f"/operations/{segment(operation_id)}/abandon")
     if form in (Format.TABLE, Format.WIDE):
-        click.echo(f"warning: {left['warning']}", err=True)
+        click.echo(escape_controls(f"warning: {left['warning']}"), err=True)
         show_list(left["left"], (field("STEP", "name"), field("OUTPUT", "output")), form, "name")
     else:
         show_one(left, (), form, "warning")

@@ -84,7 +84,8 @@ def spread(client: ApiClient, text: str, how: str | None, *, plan: bool, form: F
     changes = how is not None and how != answer["spread"]
     if plan and changes:
         click.echo(
-            f"spread project {escape_controls(text)}\n  ~ spread: {answer['spread']} -> {how}"
+            f"spread project {escape_controls(text)}\n"
+            f"  ~ spread: {escape_controls(str(answer['spread']))} -> {how}"
         )
         return ExitCode.PLAN_HAS_CHANGES
     if changes:
