@@ -13,7 +13,8 @@ from litestar.exceptions import WebSocketDisconnect
 from litestar.handlers import WebsocketRouteHandler
 
 from appliance.api.asgi import Receive, Scope, Send
-from appliance.api.guards import Allow, allow
+from appliance.api.guards import allow
+from appliance.model.access import Allow
 from appliance.rpc.hub import Hub
 from appliance.rpc.messages import MAX_MESSAGE_BYTES
 from appliance.rpc.transport import (

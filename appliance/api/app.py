@@ -4,7 +4,7 @@ Everything it needs comes in as one `Services`; there are no globals. `/api/v1` 
 `/api/ext/v1` our own, described by its own document.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
 from litestar import Litestar, Response, Router
@@ -29,16 +29,19 @@ from appliance.api.ext import (
     settings,
     sim,
     state,
+    users,
 )
 from appliance.api.ext.document import document_route
-from appliance.api.guards import guard, principal_of, was_routed
+from appliance.api.guards import guard_by, principal_of, was_routed
 from appliance.api.page import page_route
 from appliance.api.problems import ProblemBody, answer
 from appliance.api.requests import MAX_BODY_BYTES, ApiRequest
 from appliance.api.services import Services
 from appliance.api.v1.routes import v1_router
 from appliance.core.errors import NotFound, Unauthenticated
+from appliance.model.access import Allow
 from appliance.model.principal import Principal
+from appliance.resources.user import UserRole
 
 EXT_PATH: Final = "/api/ext/v1"
 
@@ -62,6 +65,7 @@ def ext_router() -> Router:
             settings.SettingController,
             sim.SimulationController,
             state.verify_state,
+            users.UserKeyController,
         ],
     )
 
@@ -77,6 +81,10 @@ def create_app(
         "services": Provide(lambda: services, sync_to_thread=False),
         "principal": Provide(_principal, sync_to_thread=False),
     }
+
+    async def role_for(user_id: str, allow: Allow, path: Mapping[str, str]) -> UserRole:
+        return await services.access.role_for(user_id, allow, path)
+
     return Litestar(
         route_handlers=[
             v1_router(),
@@ -88,7 +96,7 @@ def create_app(
             *further_routes,
         ],
         dependencies=dependencies,
-        guards=[guard],
+        guards=[guard_by(role_for)],
         exception_handlers={Exception: on_error},
         request_class=ApiRequest,
         request_max_body_size=max_body_bytes,

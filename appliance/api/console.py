@@ -14,13 +14,14 @@ from litestar import WebSocket
 from litestar.handlers import WebsocketRouteHandler
 
 from appliance.api.agents import AsgiTransport, address_of, plain
-from appliance.api.guards import Allow, allow
+from appliance.api.guards import allow
 from appliance.api.problems import Malformed
 from appliance.api.requests import ApiRequest
 from appliance.api.services import Services
 from appliance.core.clock import Clock
 from appliance.core.errors import KowabungaError, Unavailable
 from appliance.core.secret import Secret
+from appliance.model.access import Allow
 from appliance.model.principal import PrincipalKind
 from appliance.model.setting import PUBLIC_URL
 from appliance.model.target import target

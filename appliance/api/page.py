@@ -18,11 +18,12 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.routes import HTTPRoute
 
 from appliance.api.ext.document import describe as describe_ext
-from appliance.api.guards import ALLOW, Allow, allow
+from appliance.api.guards import ALLOW, allow
 from appliance.api.page_html import Api, render
 from appliance.api.requests import ApiRequest
 from appliance.api.v1.document import describe as describe_v1
 from appliance.api.v1.routes import ROUTES, V1_PATH
+from appliance.model.access import Allow
 
 PATH: Final = "/docs"
 _FILES: Final = resources.files("appliance.api") / "static"

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 from xml.etree.ElementTree import Element, tostring
 
-from appliance.api.guards import Allow
+from appliance.model.access import Allow
 
 Json = Mapping[str, Any]  # Any: a JSON document
 
 _CALLERS: Final[Mapping[Allow, str]] = {
     Allow.ANYONE: "anybody",
     Allow.AUTHENTICATED: "every user",
+    Allow.SELF: "the user themselves",
     Allow.PROJECT_MEMBER: "project members",
     Allow.PROJECT_ADMIN: "project admins",
     Allow.SUPER_ADMIN: "super admins",

@@ -7,18 +7,21 @@ from pathlib import Path
 from appliance.core.clock import Clock
 from appliance.operations.engine import Engine
 from appliance.rpc.hub import Hub
+from appliance.services.access import Access
 from appliance.services.adapters import Adapters
 from appliance.services.agents import Agents
 from appliance.services.alarms import Alarms
 from appliance.services.authority import Authority
 from appliance.services.catalog import Catalog
 from appliance.services.compute import Compute
-from appliance.services.master_key import MasterKey
+from appliance.services.master_key import ApiKeys, MasterKey
 from appliance.services.projects import Projects
 from appliance.services.recovery import Recovery
 from appliance.services.rotation import Rotation
+from appliance.services.sessions import Sessions
 from appliance.services.settings import Settings
 from appliance.services.simulation import Simulation
+from appliance.services.users import Users
 from appliance.store.base import Store
 
 
@@ -47,6 +50,10 @@ class Services:
     store: Store
     engine: Engine
     hub: Hub
+    access: Access
+    api_keys: ApiKeys
+    sessions: Sessions
+    users: Users
     agents: Agents
     alarms: Alarms
     authority: Authority

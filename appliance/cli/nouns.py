@@ -143,11 +143,20 @@ _ALL: Final = (
         where="appliance.cli.platform:template",
     ),
     Noun(
+        name="user",
+        about="Users: people and robots, their passwords and keys.",
+        struct="appliance.resources.user:User",
+        columns=("email", "role", "description"),
+        example="john --email john@example.org --role projectAdmin",
+        where="appliance.cli.user:user",
+    ),
+    Noun(
         name="team",
-        about="Teams: users who administer the same projects.",
+        about="Teams: users who work in the same projects.",
         struct="appliance.resources.team:Team",
+        references={"users": "user"},
         columns=("users", "description"),
-        example="infra --description Operators",
+        example="infra --user john",
     ),
     Noun(
         name="project",

@@ -290,6 +290,14 @@ TEMPLATE_SOURCES: Final = Setting[tuple[str, ...]](
     "Internal places that templates may be downloaded from, although such are refused otherwise.",
     "images.internal.example.org,10.1.0.0/24",
 )
+SESSION_HOURS: Final = Setting(
+    "session.hours",
+    "a whole number from 1 to 168",
+    _whole_number(1, 168),
+    12,
+    "How long a log-in by password lasts.",
+    "12",
+)
 OPERATION_DAYS: Final = Setting(
     "retention.operation_days",
     "a whole number from 1 to 3650",
@@ -303,7 +311,7 @@ SETTINGS: Final[dict[str, Setting[object] | SecretSetting]] = {
     for setting in (
         PUBLIC_URL, KAHUNA_NAMES, SMTP_HOST, SMTP_PORT, SMTP_USERNAME, SMTP_PASSWORD, SMTP_FROM,
         BOOTSTRAP_USER, BOOTSTRAP_PUBLIC_KEY, CLOUD_INIT_LINUX, CLOUD_INIT_WINDOWS,
-        CLOUD_INIT_PACKAGES, REQUEST_BYTES, TEMPLATE_SOURCES, OPERATION_DAYS,
+        CLOUD_INIT_PACKAGES, REQUEST_BYTES, TEMPLATE_SOURCES, SESSION_HOURS, OPERATION_DAYS,
     )
 }  # fmt: skip
 

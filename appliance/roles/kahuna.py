@@ -16,7 +16,7 @@ import structlog
 
 from appliance.api.agents import agent_socket
 from appliance.api.app import as_asgi, create_app
-from appliance.api.authenticate import by_api_key, by_peer
+from appliance.api.authenticate import by_credential, by_peer
 from appliance.api.certificate import ClusterCertificate, OwnerCertificate, ServerCertificate
 from appliance.api.edge import Edge
 from appliance.api.listener import Limits, Listener, bind_local, bind_tcp
@@ -33,6 +33,7 @@ from appliance.operations.equipment import EngineSettings
 from appliance.rpc.directory import AgentDirectory
 from appliance.rpc.hub import Hub
 from appliance.rpc.methods import Event
+from appliance.services.access import Access
 from appliance.services.adapters import Adapters
 from appliance.services.agents import Agents
 from appliance.services.alarms import Alarms
@@ -44,12 +45,15 @@ from appliance.services.key_files import KeyFiles
 from appliance.services.keyring import Keyring
 from appliance.services.master_key import ApiKeys, MasterKey
 from appliance.services.node_identity import ensure_node_identity
+from appliance.services.passwords import Passwords
 from appliance.services.projects import Projects
 from appliance.services.recovery import Recovery
 from appliance.services.rotation import Rotation
 from appliance.services.secrets import Secrets
+from appliance.services.sessions import Sessions
 from appliance.services.settings import Settings
 from appliance.services.simulation import Simulation, Stage
+from appliance.services.users import Users
 from appliance.store.base import Store
 from appliance.store.sqlite import SqliteStore
 
@@ -189,12 +193,18 @@ async def open_kahuna(
         hub.on_connected(compute.reconciler.agent_connected)
         passphrases = BlockingPool("passphrase", 1)
         cleanup.callback(passphrases.close)
+        passwords = Passwords()
+        cleanup.callback(passwords.close)
         services = Services(
             clock=clock,
             reach=_reach(config, tcp.getsockname()[1]),
             store=store,
             engine=engine,
             hub=hub,
+            access=Access(store),
+            api_keys=ApiKeys(store, clock),
+            sessions=Sessions(store, secrets, settings, passwords, clock),
+            users=Users(store, catalog, secrets, passwords, clock),
             agents=agents,
             alarms=alarms,
             authority=authority,
@@ -209,7 +219,7 @@ async def open_kahuna(
             stopping=asyncio.Event(),
             simulation=None if stage is None else Simulation(store, stage, hub.reachable, clock),
         )
-        yield Kahuna(config, services, ApiKeys(store), api_key_file, tcp)
+        yield Kahuna(config, services, api_key_file, tcp)
 
 
 class Kahuna:
@@ -219,13 +229,11 @@ class Kahuna:
         self,
         config: KahunaConfig,
         services: Services,
-        api_keys: ApiKeys,
         api_key_file: Path,
         tcp: socket.socket,
     ) -> None:
         self.services: Final = services
         self._config = config
-        self._api_keys = api_keys
         self._api_key_file = api_key_file
         self._tcp = tcp
 
@@ -243,7 +251,7 @@ class Kahuna:
         with bind_local(local_socket) as local:
             by_key = Edge(
                 app,
-                authenticate=by_api_key(self._api_keys),
+                authenticate=by_credential(services.api_keys, services.sessions),
                 hosts=self._hosts(),
                 clock=services.clock,
             )

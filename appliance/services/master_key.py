@@ -40,8 +40,9 @@ class KeyFile(StrEnum):
 class ApiKeys:
     """Tells whose an API key is."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
+        self._clock = clock
 
     async def authenticate(self, api_key: str) -> Principal | None:
         """Return whose key this is: one indexed look-up, then a constant-time compare.
@@ -52,7 +53,11 @@ class ApiKeys:
             return None
         sha256 = crypto.hash_api_key(api_key)
         rows = await self._store.query(
-            Statement("SELECT principal, sha256 FROM api_key WHERE sha256 = ?", (sha256,))
+            Statement(
+                "SELECT principal, sha256 FROM api_key WHERE sha256 = ?"
+                " AND coalesce(expires_at_ms > ?, 1)",
+                (sha256, self._clock.now_ms()),
+            )
         )
         if not rows or not crypto.same(str(rows[0]["sha256"]).encode(), sha256.encode()):
             return None

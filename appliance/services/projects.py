@@ -5,7 +5,14 @@ from typing import Final
 import msgspec
 
 from appliance.core.clock import Clock
-from appliance.core.errors import Conflict, InsufficientResource, Invalid, Stale, Unavailable
+from appliance.core.errors import (
+    Conflict,
+    Forbidden,
+    InsufficientResource,
+    Invalid,
+    Stale,
+    Unavailable,
+)
 from appliance.core.ids import new_id
 from appliance.core.secret import Secret
 from appliance.resources.allocation import exhausted, regions_without_subnet
@@ -22,6 +29,7 @@ from appliance.resources.project import (
     check_subnet_size,
     delete_project,
     insert_project,
+    projects_of_user,
     secret_owner,
     unchanged,
     update_project,
@@ -86,7 +94,14 @@ class Projects:
                 return await self.get(project_id)
         raise Unavailable("what the project depends on is being changed by many")
 
-    async def update(self, project_id: str, sent: Project) -> Project:
+    async def list_of_user(self, user_id: str) -> list[str]:
+        """Return the ids of the projects of a user's teams."""
+        rows = await self._store.query(projects_of_user(user_id))
+        return [str(row["id"]) for row in rows]
+
+    async def update(
+        self, project_id: str, sent: Project, *, may_change_limits: bool = True
+    ) -> Project:
         """Replace what was sent, keep the rest.
 
         A region that is added gives a subnet, one that is left out gets its own back. A quota may
@@ -94,6 +109,7 @@ class Projects:
 
         Raises:
             NotFound: it does not exist.
+            Forbidden: quotas, teams or regions change, and the caller may not change them.
             Invalid: a rule is broken, a reference leads nowhere, the name is another's, or machines
                 are left in a region that was left out.
             InsufficientResource: an added region has no free private subnet that is large enough.
@@ -107,6 +123,8 @@ class Projects:
             )
             if wanted == stored:
                 return stored
+            if not may_change_limits:
+                _keep_limits(stored, wanted)
             check_project(wanted)
             rows = [
                 *guard(unchanged(project_id, generation)),
@@ -172,4 +190,13 @@ class Projects:
                 f"region {quoted(str(rows[0]['name']))} has no free private subnet of"
                 f" /{rows[0]['prefix_length']} or larger",
                 hint="add a subnet to a private virtual network of the region",
+            )
+
+
+def _keep_limits(stored: Project, wanted: Project) -> None:
+    """Refuse what decides how much of the cloud a project gets, and who gets it."""
+    for name in ("quotas", "teams", "regions"):
+        if getattr(stored, name) != getattr(wanted, name):
+            raise Forbidden(
+                f"the {name} of a project are for super administrators to change", field=name
             )

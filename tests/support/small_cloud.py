@@ -7,6 +7,7 @@ from appliance.core.ids import new_id
 from appliance.resources.adapter import insert_adapter
 from appliance.resources.cost import Cost
 from appliance.resources.kaktus import KAKTUSES, Kaktus
+from appliance.resources.project import Project
 from appliance.resources.region import REGIONS, Region
 from appliance.resources.storage_pool import STORAGE_POOLS, StoragePool
 from appliance.resources.subnet import SUBNETS, Application, Subnet
@@ -71,6 +72,10 @@ class Cloud:
 
     async def team(self, name: str = "people") -> str:
         return made((await self.catalog.create(TEAMS, Team(name=name, users=[]))).id)
+
+    async def project(self, team_id: str, region_id: str, name: str = "acme") -> Project:
+        wanted = Project(name=name, teams=[team_id], regions=[region_id])
+        return await self.projects.create(wanted, None)
 
     async def kaktus(
         self,

@@ -10,11 +10,12 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.response import Stream
 from msgspec import Meta
 
-from appliance.api.guards import Allow, allow
+from appliance.api.guards import allow
 from appliance.api.services import Services
 from appliance.api.streams import UntilStopped
 from appliance.core import crypto
 from appliance.core.errors import Conflict, Corrupt, Invalid, Unavailable
+from appliance.model.access import Allow
 from appliance.model.agent import AgentType, CredentialKind
 from appliance.model.target import target
 from appliance.rpc.hub import SessionInfo

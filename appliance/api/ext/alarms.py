@@ -6,8 +6,9 @@ from litestar import Controller, delete, get
 from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 
-from appliance.api.guards import Allow, allow
+from appliance.api.guards import allow
 from appliance.api.services import Services
+from appliance.model.access import Allow
 from appliance.services.alarms import Alarm
 
 

@@ -8,9 +8,10 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, QueryParameter
 
 from appliance.api.console import console_url
-from appliance.api.guards import Allow, allow
+from appliance.api.guards import allow
 from appliance.api.requests import ApiRequest
 from appliance.api.services import Services
+from appliance.model.access import Allow
 from appliance.model.compute import ConsoleKind
 from appliance.resources.instance import INSTANCES
 from appliance.resources.kompute import KOMPUTES

@@ -11,9 +11,10 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 
-from appliance.api.guards import Allow, allow
+from appliance.api.guards import allow
 from appliance.api.problems import ProblemBody
 from appliance.api.requests import ApiRequest
+from appliance.model.access import Allow
 
 _REFUSAL: Final = "Refusal"
 _REFUSED: Final = {

@@ -4,10 +4,11 @@ import msgspec
 from litestar import Response, get
 from litestar.di import NamedDependency
 
-from appliance.api.guards import Allow, allow
+from appliance.api.guards import allow
 from appliance.api.services import Services
 from appliance.core.errors import KowabungaError
 from appliance.core.version import VERSION, commit
+from appliance.model.access import Allow
 from appliance.model.principal import Principal
 from appliance.store.base import Consistency, Statement
 

@@ -5,8 +5,9 @@ from litestar import get
 from litestar.di import NamedDependency
 
 from appliance.api.certificate import read_certificates
-from appliance.api.guards import Allow, allow
+from appliance.api.guards import allow
 from appliance.api.services import Services
+from appliance.model.access import Allow
 
 
 class KahunaView(msgspec.Struct, frozen=True):

@@ -10,11 +10,12 @@ from litestar import Controller, Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import JSONBody
 
-from appliance.api.guards import Allow, allow
+from appliance.api.guards import allow
 from appliance.api.requests import ApiRequest
 from appliance.api.services import Services
 from appliance.api.waiting import Answered, respond
 from appliance.core.secret import Secret
+from appliance.model.access import Allow
 from appliance.model.principal import Principal
 from appliance.services.master_key import MasterKeyState
 

@@ -9,9 +9,10 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, QueryParameter
 from litestar.response import Stream
 
-from appliance.api.guards import Allow, allow
+from appliance.api.guards import allow
 from appliance.api.services import Services
 from appliance.api.streams import UntilStopped
+from appliance.model.access import Allow
 from appliance.model.principal import Principal
 from appliance.operations.operation import Abandoned, Operation
 

@@ -7,8 +7,9 @@ from litestar import Controller, get, put
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
-from appliance.api.guards import Allow, allow
+from appliance.api.guards import allow
 from appliance.api.services import Services
+from appliance.model.access import Allow
 from appliance.resources.fields import about
 from appliance.resources.template import TemplatePlatform
 

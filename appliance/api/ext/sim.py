@@ -7,9 +7,10 @@ from litestar import Controller, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
-from appliance.api.guards import Allow, allow
+from appliance.api.guards import allow
 from appliance.api.services import Services
 from appliance.core.errors import NotFound
+from appliance.model.access import Allow
 from appliance.model.fault import FaultError
 from appliance.resources.fields import about
 from appliance.services.simulation import SimulatedNodeView, Simulation

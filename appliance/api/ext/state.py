@@ -4,8 +4,9 @@ import msgspec
 from litestar import post
 from litestar.di import NamedDependency
 
-from appliance.api.guards import Allow, allow
+from appliance.api.guards import allow
 from appliance.api.services import Services
+from appliance.model.access import Allow
 from appliance.services.invariants import verify_rows
 from appliance.services.verify import verify_world
 from appliance.store.verify import verify

@@ -5,10 +5,10 @@ from typing import Final
 
 from msgspec import UNSET
 
-from appliance.api.guards import Allow
 from appliance.api.v1.route import Call, Query, Route
 from appliance.api.v1.standard import list_all, read, update
 from appliance.core.errors import Invalid
+from appliance.model.access import Allow
 from appliance.model.agent import CredentialKind
 from appliance.resources.agent import AGENTS
 from appliance.resources.api_token import ApiToken, expiry_ms

@@ -7,10 +7,10 @@ from typing import Any, Final
 import msgspec
 
 from appliance.api.console import console_url
-from appliance.api.guards import Allow
 from appliance.api.v1.route import Call, Method, Query, Route
 from appliance.api.v1.standard import list_all, list_below, read, set_default, update
 from appliance.api.waiting import accepted, prefers_async
+from appliance.model.access import Allow
 from appliance.model.compute import ConsoleKind
 from appliance.resources.instance import (
     INSTANCES,
@@ -36,6 +36,7 @@ Begin = Callable[[Call, Asked], Awaitable[Begun[Any]]]
 
 _ADMIN: Final = Allow.SUPER_ADMIN
 _MEMBER: Final = Allow.PROJECT_MEMBER
+_OWNER: Final = Allow.PROJECT_ADMIN
 _POOL: Final = "/pool/{poolId}"
 _TEMPLATE: Final = "/template/{templateId}"
 _VOLUME: Final = "/volume/{volumeId}"
@@ -233,7 +234,7 @@ _VOLUMES: Final = (
         "CreateProjectRegionVolume",
         "project region volume",
         _create_volume,
-        who=_MEMBER,
+        who=_OWNER,
         body=Volume,
         query=(_POOL_ID, _TEMPLATE_ID),
     ),
@@ -245,8 +246,8 @@ _VOLUMES: Final = (
         "project region volume",
     ),
     read(VOLUMES, _VOLUME, "ReadVolume", "volume", who=_MEMBER),
-    _working("PUT", _VOLUME, "UpdateVolume", "volume", _update_volume, who=_MEMBER, body=Volume),
-    _working("DELETE", _VOLUME, "DeleteVolume", "volume", _delete_volume, who=_MEMBER),
+    _working("PUT", _VOLUME, "UpdateVolume", "volume", _update_volume, who=_OWNER, body=Volume),
+    _working("DELETE", _VOLUME, "DeleteVolume", "volume", _delete_volume, who=_OWNER),
 )
 _INSTANCES: Final = (
     list_all(INSTANCES, "/instance", "ListInstances", "instance", who=_ADMIN),
@@ -256,7 +257,7 @@ _INSTANCES: Final = (
         "CreateProjectZoneInstance",
         "project zone instance",
         _create_instance,
-        who=_MEMBER,
+        who=_OWNER,
         body=Instance,
     ),
     _list_of_project(
@@ -268,9 +269,9 @@ _INSTANCES: Final = (
     ),
     read(INSTANCES, _INSTANCE, "ReadInstance", "instance", who=_MEMBER),
     _working(
-        "PUT", _INSTANCE, "UpdateInstance", "instance", _update_instance, who=_MEMBER, body=Instance
+        "PUT", _INSTANCE, "UpdateInstance", "instance", _update_instance, who=_OWNER, body=Instance
     ),
-    _working("DELETE", _INSTANCE, "DeleteInstance", "instance", _delete_instance, who=_MEMBER),
+    _working("DELETE", _INSTANCE, "DeleteInstance", "instance", _delete_instance, who=_OWNER),
     _state(INSTANCES, _INSTANCE, "ReadInstanceState"),
     Route(
         "GET",
@@ -291,7 +292,7 @@ _KOMPUTES: Final = (
         "CreateProjectZoneKompute",
         "project zone kompute",
         _create_kompute,
-        who=_MEMBER,
+        who=_OWNER,
         body=Kompute,
         query=(_POOL_ID, _TEMPLATE_ID, _PUBLIC),
     ),
@@ -304,9 +305,9 @@ _KOMPUTES: Final = (
     ),
     read(KOMPUTES, _KOMPUTE, "ReadKompute", "kompute", who=_MEMBER),
     _working(
-        "PUT", _KOMPUTE, "UpdateKompute", "kompute", _update_kompute, who=_MEMBER, body=Kompute
+        "PUT", _KOMPUTE, "UpdateKompute", "kompute", _update_kompute, who=_OWNER, body=Kompute
     ),
-    _working("DELETE", _KOMPUTE, "DeleteKompute", "kompute", _delete_kompute, who=_MEMBER),
+    _working("DELETE", _KOMPUTE, "DeleteKompute", "kompute", _delete_kompute, who=_OWNER),
     _state(KOMPUTES, _KOMPUTE, "ReadKomputeState"),
     *_power(KOMPUTES, _KOMPUTE, "Kompute"),
 )

@@ -9,8 +9,9 @@ import msgspec
 from litestar import MediaType, Response, get
 from litestar.handlers import HTTPRouteHandler
 
-from appliance.api.guards import Allow, allow
+from appliance.api.guards import allow
 from appliance.api.v1.route import Query, Route
+from appliance.model.access import Allow
 
 CONTRACT_VERSION: Final = "0.53.2"
 
@@ -130,7 +131,7 @@ def _responses(route: Route) -> Json:
     of_path = (404,) if route.path_parameters else ()
     errors = sorted({*_EVERYWHERE, *of_method, *of_path})
     return {
-        str(route.status): success,
+        str(route.success): success,
         **{
             str(status): {"description": HTTPStatus(status).phrase, **_content(_ERRORS[status])}
             for status in errors

@@ -1,15 +1,21 @@
 """Routes of projects and adapters."""
 
-from dataclasses import replace
 from typing import Final
 
-from appliance.api.guards import Allow
+import msgspec
+
+from appliance.api.guards import role_of
 from appliance.api.v1.route import Call, Query, Route
 from appliance.api.v1.standard import list_all, list_below, read, read_part
+from appliance.model.access import Allow
+from appliance.model.principal import PrincipalKind
 from appliance.resources.adapter import ADAPTERS, Adapter
 from appliance.resources.project import PROJECT_USAGE, PROJECTS, Project
 from appliance.resources.project_cost import PROJECT_COST
 from appliance.resources.subnet import SUBNETS
+from appliance.resources.user import UserRole
+
+_SUPER: Final = UserRole.SUPER_ADMIN
 
 _PROJECT: Final = "/project/{projectId}"
 _ADAPTER: Final = "/adapter/{adapterId}"
@@ -33,12 +39,25 @@ async def _create_project(call: Call) -> Project:
     return await call.services.projects.create(call.body, size)
 
 
+async def _list_projects(call: Call) -> list[str]:
+    principal = call.principal
+    if principal.kind is PrincipalKind.USER and role_of(call.request.scope) is not _SUPER:
+        return await call.services.projects.list_of_user(principal.id)
+    return await call.services.catalog.list_ids(PROJECTS)
+
+
 async def _read_project(call: Call) -> Project:
-    return await call.services.projects.get(call.last_id)
+    project = await call.services.projects.get(call.last_id)
+    if role_of(call.request.scope) is UserRole.USER:
+        # They may become root in its machines by the owner's word only.
+        return msgspec.structs.replace(project, root_password="")
+    return project
 
 
 async def _update_project(call: Call) -> Project:
-    return await call.services.projects.update(call.last_id, call.body)
+    return await call.services.projects.update(
+        call.last_id, call.body, may_change_limits=role_of(call.request.scope) is _SUPER
+    )
 
 
 async def _delete_project(call: Call) -> None:
@@ -60,8 +79,14 @@ async def _delete_adapter(call: Call) -> None:
 
 
 PROJECT_ROUTES: Final[tuple[Route, ...]] = (
-    replace(
-        list_all(PROJECTS, "/project", "ListProjects", "project", who=Allow.AUTHENTICATED),
+    Route(
+        "GET",
+        "/project",
+        "ListProjects",
+        "project",
+        _list_projects,
+        who=Allow.AUTHENTICATED,
+        answer=list[str],
         query=(_SUBNET_SIZE,),
     ),
     Route(
@@ -70,7 +95,7 @@ PROJECT_ROUTES: Final[tuple[Route, ...]] = (
         "CreateProject",
         "project",
         _create_project,
-        who=Allow.PROJECT_ADMIN,
+        who=Allow.SUPER_ADMIN,
         body=Project,
         answer=Project,
         query=(_SUBNET_SIZE,),
@@ -90,13 +115,11 @@ PROJECT_ROUTES: Final[tuple[Route, ...]] = (
         "UpdateProject",
         "project",
         _update_project,
-        who=Allow.PROJECT_MEMBER,
+        who=Allow.PROJECT_ADMIN,
         body=Project,
         answer=Project,
     ),
-    Route(
-        "DELETE", _PROJECT, "DeleteProject", "project", _delete_project, who=Allow.PROJECT_MEMBER
-    ),
+    Route("DELETE", _PROJECT, "DeleteProject", "project", _delete_project, who=Allow.PROJECT_ADMIN),
     read_part(
         PROJECTS,
         PROJECT_COST,
@@ -133,7 +156,7 @@ PROJECT_ROUTES: Final[tuple[Route, ...]] = (
         "subnet adapter",
         who=Allow.SUPER_ADMIN,
     ),
-    read(ADAPTERS, _ADAPTER, "ReadAdapter", "adapter", who=Allow.SUPER_ADMIN),
+    read(ADAPTERS, _ADAPTER, "ReadAdapter", "adapter", who=Allow.PROJECT_MEMBER),
     Route(
         "PUT",
         _ADAPTER,

@@ -14,11 +14,12 @@ from litestar import MediaType, Response
 from litestar.di import NamedDependency
 from litestar.handlers import HTTPRouteHandler
 
-from appliance.api.guards import Allow, allow, principal_of
+from appliance.api.guards import allow, principal_of
 from appliance.api.problems import Malformed
 from appliance.api.requests import ApiRequest, decode_json
 from appliance.api.services import Services
 from appliance.core.errors import Conflict, Invalid
+from appliance.model.access import Allow
 from appliance.model.principal import Principal
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -39,11 +40,16 @@ class Call:
     """One request, taken apart. `body` is of the route's type; absent queries are None."""
 
     services: Services
-    principal: Principal
+    caller: Principal | None  # None: nobody is known, on a route for anyone
     path: dict[str, str]  # in the order of the path
     query: Mapping[str, QueryValue]
     body: Any  # the Struct that the route names
     request: ApiRequest
+
+    @property
+    def principal(self) -> Principal:
+        assert self.caller is not None, "the guard lets nobody unknown in"
+        return self.caller
 
     @property
     def last_id(self) -> str:
@@ -85,6 +91,7 @@ class Route:
     body: type[msgspec.Struct] | None = None
     answer: type[msgspec.Struct] | type[list[str]] | None = None
     query: tuple[Query, ...] = ()
+    status: int = 0  # of success; 0: 201 for POST, else 200
 
     def list_tags(self) -> list[str]:
         return self.tags.split()
@@ -98,8 +105,8 @@ class Route:
         return _PARAMETER.findall(self.path)
 
     @property
-    def status(self) -> int:
-        return 201 if self.method == "POST" else 200
+    def success(self) -> int:
+        return self.status or (201 if self.method == "POST" else 200)
 
 
 def handler_of(route: Route) -> HTTPRouteHandler:
@@ -110,11 +117,11 @@ def handler_of(route: Route) -> HTTPRouteHandler:
         # One dependency only: for several the framework starts a group of tasks, per request.
         services: NamedDependency[Services],
     ) -> Response[bytes]:
-        principal = principal_of(request.scope)
-        assert principal is not None, "no route of the contract is for anyone"
         body = await _decode(request, route.body) if route.body else None
         query = {query.name: _parse(route, query, request) for query in route.query}
-        call = Call(services, principal, request.path_params, query, body, request)
+        call = Call(
+            services, principal_of(request.scope), request.path_params, query, body, request
+        )
         try:
             answer = await route.call(call)
         except Conflict as conflict:
@@ -125,12 +132,12 @@ def handler_of(route: Route) -> HTTPRouteHandler:
         if isinstance(answer, Response):
             return cast("Response[bytes]", answer)  # 202: the work goes on
         content = b"" if answer is None else msgspec.json.encode(answer)
-        return Response(content, media_type=MediaType.JSON)
+        return Response(content, media_type=MediaType.JSON, status_code=route.success)
 
     return HTTPRouteHandler(
         _litestar_path(route.path),
         http_method=route.method,
-        status_code=route.status,
+        status_code=200,  # each answer has its own
         operation_id=route.operation_id,
         tags=route.list_tags(),
         opt={**allow(route.who), ROUTE: route},

@@ -7,7 +7,6 @@ from typing import Final
 
 from litestar import Router
 
-from appliance.api.guards import Allow
 from appliance.api.v1.agents import AGENT_ROUTES
 from appliance.api.v1.compute import COMPUTE_ROUTES
 from appliance.api.v1.document import document_route
@@ -23,6 +22,8 @@ from appliance.api.v1.standard import (
     set_default,
     update,
 )
+from appliance.api.v1.users import USER_ROUTES
+from appliance.model.access import Allow
 from appliance.resources.kaktus import KAKTUS_CAPS, KAKTUSES, Kaktus, list_instances
 from appliance.resources.kiwi import KIWIS
 from appliance.resources.region import REGIONS
@@ -145,7 +146,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "vnet subnet",
         who=_ADMIN,
     ),
-    read(SUBNETS, _SUBNET, "ReadSubnet", "subnet", who=_ADMIN),
+    read(SUBNETS, _SUBNET, "ReadSubnet", "subnet", who=Allow.PROJECT_MEMBER),
     update(SUBNETS, _SUBNET, "UpdateSubnet", "subnet", who=_ADMIN),
     delete(SUBNETS, _SUBNET, "DeleteSubnet", "subnet", who=_ADMIN),
     set_default(
@@ -198,6 +199,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     read(TEAMS, _TEAM, "ReadTeam", "team", who=_ADMIN),
     update(TEAMS, _TEAM, "UpdateTeam", "team", who=_ADMIN),
     delete(TEAMS, _TEAM, "DeleteTeam", "team", who=_ADMIN),
+    *USER_ROUTES,
     *AGENT_ROUTES,
     *PROJECT_ROUTES,
     *COMPUTE_ROUTES,

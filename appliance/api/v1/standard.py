@@ -7,8 +7,8 @@ the path is that of the object or of its parent.
 from collections.abc import Callable
 from typing import Any
 
-from appliance.api.guards import Allow
 from appliance.api.v1.route import Call, Route
+from appliance.model.access import Allow
 from appliance.services.catalog import AnyPart, AnyTable, AnyView
 from appliance.store.base import Statement
 

@@ -50,10 +50,37 @@ CREATE TABLE certificate_authority (
 
 CREATE UNIQUE INDEX certificate_authority_active ON certificate_authority (active) WHERE active = 1;
 
+CREATE TABLE user (
+    id TEXT PRIMARY KEY CHECK (length(id) = 24),
+    name TEXT NOT NULL UNIQUE,
+    description TEXT NOT NULL,
+    email TEXT NOT NULL UNIQUE COLLATE NOCASE, -- people log in with it
+    role TEXT NOT NULL CHECK (role IN ('superAdmin', 'projectAdmin', 'user')),
+    notifications INTEGER NOT NULL CHECK (notifications IN (0, 1)),
+    password TEXT, -- Argon2id in PHC string format; NULL: none yet, no log-in
+    generation INTEGER NOT NULL DEFAULT 1,
+    created_at_ms INTEGER NOT NULL,
+    updated_at_ms INTEGER NOT NULL
+) STRICT;
+
+-- A log-in: the bearer token that names it is good while the row is there.
+CREATE TABLE user_session (
+    id TEXT PRIMARY KEY CHECK (length(id) = 24),
+    user_id TEXT NOT NULL REFERENCES user (id) ON DELETE CASCADE,
+    expires_at_ms INTEGER NOT NULL,
+    created_at_ms INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX user_session_user ON user_session (user_id);
+CREATE INDEX user_session_expiry ON user_session (expires_at_ms);
+
 CREATE TABLE api_key (
     principal TEXT PRIMARY KEY, -- "master" or "user/ID": one key each
+    user_id TEXT UNIQUE REFERENCES user (id) ON DELETE CASCADE,
     sha256 TEXT UNIQUE CHECK (length(sha256) = 64), -- NULL: disabled, and stays so over restarts
-    created_at_ms INTEGER NOT NULL
+    expires_at_ms INTEGER,
+    created_at_ms INTEGER NOT NULL,
+    CHECK (principal = iif(user_id IS NULL, 'master', 'user/' || user_id))
 ) STRICT;
 
 CREATE TABLE agent (

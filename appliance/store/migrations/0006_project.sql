@@ -9,6 +9,14 @@ CREATE TABLE team (
     updated_at_ms INTEGER NOT NULL
 ) STRICT;
 
+CREATE TABLE team_user (
+    team_id TEXT NOT NULL REFERENCES team (id) ON DELETE CASCADE,
+    user_id TEXT NOT NULL REFERENCES user (id) ON DELETE CASCADE,
+    PRIMARY KEY (team_id, user_id)
+) STRICT;
+
+CREATE INDEX team_user_user ON team_user (user_id);
+
 CREATE TABLE project (
     id TEXT PRIMARY KEY CHECK (length(id) = 24),
     name TEXT NOT NULL UNIQUE,

@@ -155,6 +155,23 @@ SELECT storage_pool_agent.agent_id, 'template/' || template.id
 FROM storage_pool_agent
 JOIN template ON template.storage_pool_id = storage_pool_agent.storage_pool_id;
 
+-- What belongs to which project: who may see and do what is decided by it.
+CREATE VIEW project_object (object_id, project_id) AS
+SELECT id, id FROM project
+UNION ALL
+SELECT id, project_id FROM kompute
+UNION ALL
+SELECT id, project_id FROM instance
+UNION ALL
+SELECT id, project_id FROM volume
+UNION ALL
+SELECT subnet_id, project_id FROM project_region
+UNION ALL
+SELECT adapter.id, project_region.project_id
+FROM adapter JOIN project_region ON project_region.subnet_id = adapter.subnet_id
+UNION ALL
+SELECT adapter.id, instance.project_id FROM adapter JOIN instance ON instance.id = adapter.instance_id;
+
 -- What a project may be given: never a subnet for storage, nor one in which a machine has an adapter.
 CREATE VIEW free_private_subnet AS
 SELECT subnet.id, subnet.prefix_length, subnet.vnet_id, vnet.region_id

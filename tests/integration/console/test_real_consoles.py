@@ -27,7 +27,7 @@ from appliance.agent.dispatch import Dispatcher
 from appliance.agent.fences import FenceBook
 from appliance.api.agents import agent_socket
 from appliance.api.app import as_asgi, create_app
-from appliance.api.authenticate import by_api_key
+from appliance.api.authenticate import by_credential
 from appliance.api.edge import Edge
 from appliance.api.listener import Limits, Listener, bind_tcp, server_tls
 from appliance.api.services import Services
@@ -41,7 +41,6 @@ from appliance.resources.zone import ZONES, Zone
 from appliance.roles.kahuna import KahunaConfig, open_kahuna
 from appliance.rpc.hello import Greeting
 from appliance.rpc.proof import HmacCredential
-from appliance.services.master_key import ApiKeys
 from tests.contract.drivers.rig import Rig
 from tests.contract.drivers.rig_libvirt import libvirt_rig
 from tests.support.libvirtd import Libvirtd, private_libvirtd
@@ -103,7 +102,7 @@ async def serving(services: Services, directory: Path) -> AsyncGenerator[str]:
     fingerprint = x509.fingerprint(issued.certificate_pem)
     edge = Edge(
         as_asgi(create_app(services, [agent_socket(services.hub, lambda: fingerprint)])),
-        authenticate=by_api_key(ApiKeys(services.store)),
+        authenticate=by_credential(services.api_keys, services.sessions),
         hosts=frozenset({"127.0.0.1"}),
         clock=_CLOCK,
     )

@@ -11,7 +11,7 @@ from typing import Any, Final
 import httpx
 
 from appliance.api.app import as_asgi, create_app
-from appliance.api.authenticate import by_api_key
+from appliance.api.authenticate import by_credential
 from appliance.api.edge import Edge
 from appliance.api.services import Services
 from appliance.core.clock import SystemClock
@@ -20,7 +20,6 @@ from appliance.core.files import ensure_private_directory
 from appliance.roles.cast import Cast
 from appliance.roles.kahuna import KahunaConfig, open_kahuna
 from appliance.rpc.local import LocalDialer
-from appliance.services.master_key import ApiKeys
 
 EXT: Final = "/api/ext/v1"
 _LOOK_S: Final = 0.05
@@ -81,7 +80,7 @@ async def open_served(directory: Path) -> AsyncGenerator[Served]:
         ensure_private_directory(place)
         edge = Edge(
             as_asgi(create_app(services)),
-            authenticate=by_api_key(ApiKeys(services.store)),
+            authenticate=by_credential(services.api_keys, services.sessions),
             hosts=None,
             clock=clock,
         )

@@ -10,13 +10,12 @@ import pytest_asyncio
 
 from appliance.api.app import as_asgi, create_app
 from appliance.api.asgi import AsgiApp, Scope
-from appliance.api.authenticate import by_api_key
+from appliance.api.authenticate import by_credential
 from appliance.api.edge import Edge
 from appliance.api.services import Services
 from appliance.core.clock import SystemClock
 from appliance.model.principal import Principal
 from appliance.roles.kahuna import KahunaConfig, open_kahuna
-from appliance.services.master_key import ApiKeys
 
 EXT = "/api/ext/v1"
 
@@ -56,7 +55,7 @@ async def stranger(services: Services, app: AsgiApp) -> AsyncGenerator[httpx.Asy
     """A client without a credential."""
     edge = Edge(
         app,
-        authenticate=by_api_key(ApiKeys(services.store)),
+        authenticate=by_credential(services.api_keys, services.sessions),
         hosts=frozenset({"kahuna"}),
         clock=services.clock,
     )

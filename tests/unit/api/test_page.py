@@ -9,8 +9,8 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from appliance.api.guards import Allow
 from appliance.api.page_html import Api, render
+from appliance.model.access import Allow
 
 
 class Reader(HTMLParser):

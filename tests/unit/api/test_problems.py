@@ -12,11 +12,12 @@ from msgspec import Meta
 
 from appliance.api import problems
 from appliance.api.app import on_error
-from appliance.api.guards import Allow, allow
+from appliance.api.guards import allow
 from appliance.api.problems import Malformed, answer
 from appliance.api.requests import ApiRequest
 from appliance.core import errors
 from appliance.core.errors import KowabungaError
+from appliance.model.access import Allow
 from tests.support.logs import captured_logs
 
 _STATUS = {

@@ -46,7 +46,10 @@ def requests_of(noun: Noun) -> set[tuple[str, str]]:
 
 def test_commands_and_routes_are_the_same_both_ways() -> None:
     served = {(route.method, re.sub(r"{\w+}", "*", route.path)) for route in ROUTES}
-    assert served == {request for noun in NOUNS.values() for request in requests_of(noun)}
+    sent = {request for noun in NOUNS.values() for request in requests_of(noun)}
+    sent.add(("PUT", "/user/*/password"))  # `user password`
+    served -= {("POST", "/login"), ("POST", "/logout")}  # commands have keys
+    assert served == sent
 
 
 def test_every_query_parameter_of_a_route_is_an_option() -> None:

@@ -20,6 +20,7 @@ from appliance.resources.subnet import SUBNETS, Application, IpRange, Subnet
 from appliance.resources.table import Table
 from appliance.resources.team import TEAMS, Team
 from appliance.resources.template import TEMPLATES, OperatingSystem, Template
+from appliance.resources.user import USERS, User, UserRole
 from appliance.resources.vnet import VNETS, VNet
 from appliance.resources.zone import ZONES, Zone
 from appliance.store.base import SqlValue, Statement, Store
@@ -34,6 +35,7 @@ class World:
     vnet: str
     kiwi_agents: list[str]
     kaktus_agents: list[str]
+    users: list[str]
     pool: str = ""
 
 
@@ -70,7 +72,11 @@ async def make_world(store: Store) -> World:
     ])  # fmt: skip
     kiwi_agents = [await add_agent(store, f"kiwi-{number}", "Kiwi") for number in range(3)]
     kaktus_agents = [await add_agent(store, f"kaktus-{number}", "Kaktus") for number in range(3)]
-    return World(region, zone, vnet, kiwi_agents, kaktus_agents)
+    users = [new_id() for _ in range(3)]
+    for number, user_id in enumerate(users):
+        user = User(name=f"user {number}", email=f"u{number}@example.org", role=UserRole.USER)
+        await store.batch([*USERS.insert(user_id, "", user, 1)])
+    return World(region, zone, vnet, kiwi_agents, kaktus_agents, users)
 
 
 SAMPLES: Final = (
@@ -214,18 +220,41 @@ SAMPLES: Final = (
     Sample(
         TEAMS,
         parent=lambda _: "",
-        full=lambda _: Team(name="ACME Office", description="people", users=[]),
+        full=lambda world: Team(name="ACME Office", description="people", users=world.users),
         changed=lambda _: Team(name="ACME Lab", description="", users=[]),
-        fixed={"users": "no users exist yet"},
+    ),
+    Sample(
+        USERS,
+        parent=lambda _: "",
+        full=lambda _: User(
+            name="John Doe",
+            description="operator",
+            email="john@example.org",
+            role=UserRole.SUPER_ADMIN,
+            notifications=True,
+        ),
+        changed=lambda _: User(
+            name="Jane Doe",
+            description="",
+            email="jane+cloud@example.org",
+            role=UserRole.USER,
+            notifications=False,
+        ),
     ),
 )  # fmt: skip
 
 
 async def add_row(store: Store, table: str, **values: SqlValue) -> str:
-    """Write a row with only the values that matter to a test; the others are empty or zero."""
+    """Write a row with only the values that matter to a test; the others are empty or zero.
+
+    Columns that have a default have it.
+    """
     row_id = new_id()
     columns = await store.query(
-        Statement('SELECT name, type FROM pragma_table_info(?) WHERE "notnull" = 1', (table,))
+        Statement(
+            'SELECT name, type FROM pragma_table_info(?) WHERE "notnull" AND dflt_value IS NULL',
+            (table,),
+        )
     )
     empty: dict[str, SqlValue] = {
         str(column["name"]): "" if column["type"] == "TEXT" else 0 for column in columns

@@ -23,7 +23,7 @@ def master_key(store: SqliteStore, clock: ManualClock) -> MasterKey:
 
 @pytest.fixture
 def api_keys(store: SqliteStore) -> ApiKeys:
-    return ApiKeys(store)
+    return ApiKeys(store, ManualClock())
 
 
 @pytest.fixture

@@ -64,9 +64,10 @@ VNET: Final = Kind("vnet", _SAMPLES["vnet"], "/region", "vnets")
 SUBNET: Final = Kind("subnet", _SAMPLES["subnet"], "/vnet", "subnets")
 POOL: Final = Kind("pool", _SAMPLES["storage_pool"], "/region", "pools")
 TEAM: Final = Kind("team", _SAMPLES["team"])
+USER: Final = Kind("user", _SAMPLES["user"])
 AGENT: Final = Kind("agent", _SAMPLES["agent"])
 
-KINDS: Final = (REGION, ZONE, KIWI, KAKTUS, VNET, SUBNET, POOL, TEAM, AGENT)
+KINDS: Final = (REGION, ZONE, KIWI, KAKTUS, VNET, SUBNET, POOL, TEAM, USER, AGENT)
 
 
 @dataclass(frozen=True)

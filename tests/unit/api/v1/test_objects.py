@@ -16,6 +16,7 @@ from tests.unit.api.v1.kinds import (
     REGION,
     SUBNET,
     TEAM,
+    USER,
     VNET,
     ZONE,
     Api,
@@ -162,6 +163,7 @@ async def test_absent_optional_values_take_their_defaults(api: Api) -> None:
             "application": "user",
         },
         # Nothing is made up: Terraform would take another address for a change.
+        USER: {"notifications": False},
         POOL: {"ceph_address": "", "ceph_port": 3300, "ceph_secret_uuid": "", "cost": free},
     }
     for kind in KINDS:

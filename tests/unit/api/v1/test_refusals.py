@@ -4,8 +4,8 @@ import httpx
 import pytest
 
 from appliance.api.services import Services
-from appliance.core.ids import new_id
 from appliance.model.principal import Principal, PrincipalKind
+from appliance.resources.user import USERS, User, UserRole
 from appliance.store.base import Statement
 from tests.unit.api.conftest import client_as
 from tests.unit.api.v1.kinds import (
@@ -51,7 +51,9 @@ async def test_credentials_are_checked_before_anything_else(
 
 
 async def test_too_few_rights_are_403_before_404_400_and_422(api: Api, services: Services) -> None:
-    async with client_as(services, Principal(PrincipalKind.USER, new_id())) as user:
+    nobody = User(name="nobody", email="nobody@example.org", role=UserRole.USER)
+    user_id = str((await services.catalog.create(USERS, nobody)).id)
+    async with client_as(services, Principal(PrincipalKind.USER, user_id)) as user:
         for kind in KINDS:
             one = f"{kind.path}/{_UNKNOWN}"
             for method, path, body in (

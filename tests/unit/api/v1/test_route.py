@@ -8,10 +8,10 @@ import pytest
 from appliance.api.app import as_asgi, create_app
 from appliance.api.asgi import Scope
 from appliance.api.edge import Edge
-from appliance.api.guards import Allow
 from appliance.api.services import Services
 from appliance.api.v1.route import Call, Handler, Method, Query, Route, handler_of
 from appliance.core.errors import Conflict
+from appliance.model.access import Allow
 from appliance.model.principal import MASTER, Principal
 from appliance.resources.zone import Zone
 
