@@ -199,7 +199,7 @@ def _set(kit: Kit) -> click.Command:
         return ExitCode.DONE
 
     options = [named(noun), *scope(noun), *field_options(noun, fields, making=False)]
-    about = f"Manner a {noun.name}: what is not given stays, an empty text clears."
+    about = f"Change a {noun.name}: what is not given stays, an empty text clears."
     example = f"{noun.example_name} --description 'Looked after by Ada'"
     return kit.command("set", about, example, call, options)
 
