@@ -11,7 +11,10 @@ import pytest
 
 from appliance.core.clock import Clock, SystemClock
 from appliance.core.crypto import generate_signing_key, random_key, signing_public_key
+from appliance.core.errors import Forbidden
+from appliance.model.access import Allow
 from appliance.model.agent import AgentIdentity, AgentType, CredentialKind
+from appliance.resources.user import UserRole
 from appliance.rpc.gateway import Command
 from appliance.rpc.hello import Greeting, Refused, greet
 from appliance.rpc.hub import Hub
@@ -211,3 +214,8 @@ async def socket_to(
             yield ours
         finally:
             await ours.close(1000, "test over")
+
+
+async def no_users(user_id: str, allow: Allow, path: Mapping[str, str]) -> UserRole:
+    """Let no user in: who comes is an agent."""
+    raise Forbidden(f"{user_id} {allow} {path}")

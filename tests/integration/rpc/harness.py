@@ -16,7 +16,7 @@ from appliance.agent.fences import FenceBook
 from appliance.agent.handlers import base_handlers
 from appliance.agent.streams import StreamKind
 from appliance.api.agents import agent_socket
-from appliance.api.guards import guard
+from appliance.api.guards import guard_by
 from appliance.api.listener import Limits as ListenerLimits
 from appliance.api.listener import Listener, bind_tcp, server_tls
 from appliance.core import x509
@@ -32,7 +32,7 @@ from appliance.rpc.peer import Limits
 from appliance.rpc.proof import AgentCredential
 from appliance.rpc.transport import Dialer
 from tests.support.proxy import Proxy, proxy_to
-from tests.support.rpc import AGENT, SYSTEM_CLOCK, Directory, Recorder, greeting
+from tests.support.rpc import AGENT, SYSTEM_CLOCK, Directory, Recorder, greeting, no_users
 from tests.support.wait import until
 
 VOLUME = "volume/" + "1" * 24
@@ -115,7 +115,9 @@ class Kahuna:
     async def serving(self, name: str = "k1") -> AsyncGenerator[None]:
         self.hub = self._make_hub(name)
         app = Litestar(
-            [agent_socket(self.hub, lambda: self.fingerprint)], guards=[guard], logging_config=None
+            [agent_socket(self.hub, lambda: self.fingerprint)],
+            guards=[guard_by(no_users)],
+            logging_config=None,
         )
         sock = bind_tcp("127.0.0.1", self.port)
         self.port = sock.getsockname()[1]

@@ -23,7 +23,7 @@ from appliance.agent.dispatch import Dispatcher
 from appliance.agent.fences import FenceBook
 from appliance.agent.simulated import simulated_handlers
 from appliance.api.agents import agent_socket
-from appliance.api.guards import guard
+from appliance.api.guards import guard_by
 from appliance.api.listener import Limits, Listener, bind_tcp
 from appliance.core.aio import Backoff
 from appliance.core.errors import KowabungaError
@@ -38,7 +38,7 @@ from appliance.rpc.transport import STREAM_SUBPROTOCOL, CloseCode, Transport, Tr
 from tests.support.faults import LONG, What, Where, breaks
 from tests.support.fuzz import JSON, examples
 from tests.support.fuzz_structs import almost, fitting
-from tests.support.rpc import AGENT, OTHER, SYSTEM_CLOCK, Directory, Recorder, greeting
+from tests.support.rpc import AGENT, OTHER, SYSTEM_CLOCK, Directory, Recorder, greeting, no_users
 from tests.support.wait import until
 
 Json = Any  # what a JSON text may hold
@@ -117,7 +117,9 @@ async def serving() -> AsyncGenerator[Server]:
     hub = Hub(
         directory, kahuna="k1", clock=SYSTEM_CLOCK, alarm=recorder.alarm, on_event=recorder.event
     )
-    app = Litestar([agent_socket(hub, lambda: b"")], guards=[guard], logging_config=None)
+    app = Litestar(
+        [agent_socket(hub, lambda: b"")], guards=[guard_by(no_users)], logging_config=None
+    )
     sock = bind_tcp("127.0.0.1", 0)
     listener = Listener(app, sock, limits=Limits(graceful_stop_s=2))
     url = f"ws://127.0.0.1:{sock.getsockname()[1]}"
