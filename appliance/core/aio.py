@@ -15,7 +15,7 @@ from typing import Final, NoReturn, ParamSpec, TypeVar
 import structlog
 
 from appliance.core.clock import Clock
-from appliance.core.errors import DeadlineExceeded
+from appliance.core.errors import DeadlineExceeded, KowabungaError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -89,6 +89,8 @@ async def supervise(
         try:
             await service()
             _log.error("service_ended", service=name)
+        except KowabungaError as trouble:  # no fault of ours, and may last: a full disk, say
+            _log.error("service_failed", service=name, problem=str(trouble))
         except Exception:
             _log.exception("service_failed", service=name)
         failures = 1 if clock.monotonic() - started >= settled_after_s else failures + 1

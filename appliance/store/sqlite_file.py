@@ -213,7 +213,12 @@ def _connect(
     )
     connection.set_progress_handler(has_had_enough, steps)
     try:
-        for pragma in (f"busy_timeout = {_BUSY_MS}", "cell_size_check = ON", *pragmas):
+        always = (
+            f"busy_timeout = {_BUSY_MS}",
+            "cell_size_check = ON",
+            "temp_store = MEMORY",  # no change of the state shall fail because /tmp is full
+        )
+        for pragma in (*always, *pragmas):
             connection.execute(f"PRAGMA {pragma}")
     except BaseException:
         connection.close()
