@@ -4,6 +4,7 @@ All is made through the REST API, and the agents dial over real sockets.
 """
 
 import asyncio
+import random
 import signal
 import socket
 import subprocess
@@ -31,6 +32,7 @@ MACHINE: Final = {"memory": GIB, "vcpus": 1, "disk": 2 * GIB}
 QUOTA: Final = 48
 _WAIT_S: Final = 120.0
 _LOOK_S: Final = 0.05
+_EPHEMERAL: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _REST_LOOK_S: Final = 0.5
 
 
@@ -283,6 +285,12 @@ async def _until_seen(crowd: Crowd, hosts: list[str]) -> None:
 
 
 def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
+    """Return a port that no connection takes for its own end while nobody listens there."""
+    first = int(_EPHEMERAL.read_text().split()[0])
+    while True:
+        port = random.randrange(first - 10_000, first)
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
         return port

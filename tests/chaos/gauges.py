@@ -8,6 +8,7 @@ from typing import Final
 
 _MIB: Final = 1024**2
 _GROWTH: Final = 1.15
+_ENOUGH: Final = 20  # samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ def grown(
     """
     found: dict[str, tuple[float, float]] = {}
     for name, values in series.items():
+        assert len(values) >= _ENOUGH, f"{len(values)} samples tell nothing"
         early, late = _quarters(values)
         if late > early * _GROWTH + slack.get(name, 0):
             found[name] = (early, late)
@@ -94,6 +96,5 @@ def _series(samples: list[Sample]) -> dict[str, list[float]]:
 
 
 def _quarters(values: Sequence[float]) -> tuple[float, float]:
-    quarter = len(values) // 4
-    assert quarter >= 2, f"{len(values)} samples tell nothing"
+    quarter = max(len(values) // 4, 1)
     return median(values[quarter : 2 * quarter]), median(values[-quarter:])

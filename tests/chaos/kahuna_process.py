@@ -19,7 +19,9 @@ _EVERY_S: Final = 0.5
 
 async def _tell(path: Path) -> None:
     while True:
-        path.write_text(f"{len(asyncio.all_tasks())} {len(gc.get_objects())}\n")
+        new = path.with_suffix(".new")
+        new.write_text(f"{len(asyncio.all_tasks())} {len(gc.get_objects())}\n")
+        new.replace(path)
         await asyncio.sleep(_EVERY_S)
 
 

@@ -101,7 +101,8 @@ async def _trouble(node: SimulatedNode, pause_s: float) -> None:
 
 async def _play_all(rack: Rack) -> None:
     dialer = WebSocketDialer(None)
-    with World(Path(rack.world)) as world:
+    # Another process may be frozen in the middle of a change.
+    with World(Path(rack.world), patience_s=60) as world:
         async with asyncio.TaskGroup() as group:
             for agent_id in rack.keys:
                 group.create_task(_play(rack, agent_id, world, dialer))

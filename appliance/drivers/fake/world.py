@@ -28,11 +28,19 @@ _SCHEMA: Final = """
 
 
 class World:
-    """Things by place (a node, a storage pool), kind and id; each change is final, and alone or `at_once`."""
+    """Things by place (a node, a storage pool), kind and id.
 
-    def __init__(self, path: Path | None = None) -> None:
-        """Open the world kept in `path`; None: one that ends with the process."""
-        self._connection = sqlite3.connect(path or ":memory:", isolation_level=None)
+    Each change is atomic and final; so are several `at_once`.
+    """
+
+    def __init__(self, path: Path | None = None, *, patience_s: float = 5.0) -> None:
+        """Open the world kept in `path`; None: one that ends with the process.
+
+        `patience_s`: how long to wait while another process changes something.
+        """
+        self._connection = sqlite3.connect(
+            path or ":memory:", isolation_level=None, timeout=patience_s
+        )
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = OFF")
         self._connection.execute(_SCHEMA)
