@@ -25,6 +25,7 @@ from appliance.store.backup import back_up
 from appliance.store.base import Statement
 from appliance.store.sqlite import SqliteStore
 from tests.support.cloud import ASKED, Cloud, Nodes, build_cloud, furnish, kompute
+from tests.support.faults import What, Where, breaks
 from tests.unit.services.test_invariants import verify
 
 CLOCK: Final = SystemClock()
@@ -101,6 +102,12 @@ async def test_after_a_restore_what_it_does_not_know_is_told_and_goes_on(tmp_pat
             assert domain.state is DomainState.RUNNING
 
 
+@breaks(
+    What.DATABASE,
+    "one backup is restored twice, on machines that know nothing of each other",
+    expected="agents take what the second one asks for",
+    where=Where.SIMULATED,
+)
 async def test_of_one_backup_the_second_restore_is_above_the_first(tmp_path: Path) -> None:
     """Each on a machine that knows nothing of the other; the agents know them all."""
     file = tmp_path / "backup.db"
@@ -120,6 +127,12 @@ async def test_of_one_backup_the_second_restore_is_above_the_first(tmp_path: Pat
                     await begun.outcome()
 
 
+@breaks(
+    What.DATABASE,
+    "a backup is restored that believes in a machine deleted since",
+    expected="it is told, its disks are not made anew, and it can be deleted",
+    where=Where.SIMULATED,
+)
 async def test_a_machine_that_was_deleted_since_is_told_and_not_made_anew(tmp_path: Path) -> None:
     file = tmp_path / "backup.db"
     async with machines(tmp_path) as nodes:
@@ -138,6 +151,12 @@ async def test_a_machine_that_was_deleted_since_is_told_and_not_made_anew(tmp_pa
             assert (await verify_world(cloud.store, nodes, cloud.compute.seeds)).is_clean
 
 
+@breaks(
+    What.DATABASE,
+    "a backup while others write",
+    expected="each change is in it whole or not at all",
+    where=Where.HOST,
+)
 async def test_a_backup_is_whole_while_others_write(tmp_path: Path) -> None:
     """Each batch writes two rows: no backup may hold one without the other."""
     store = await SqliteStore.open(tmp_path / "state.db", clock=CLOCK)
@@ -222,6 +241,12 @@ def foreign(file: Path) -> None:
         connection.execute("PRAGMA application_id = 1")
 
 
+@breaks(
+    What.DATABASE,
+    "a backup that is damaged, foreign, missing or of a newer release",
+    expected="it is not restored, and nothing has changed",
+    where=Where.HOST,
+)
 @pytest.mark.parametrize("spoil", [damaged, newer, foreign, Path.unlink])
 def test_a_bad_backup_changes_nothing(backed_up: tuple[Path, Path], spoil: object) -> None:
     file, state = backed_up
@@ -280,6 +305,12 @@ def _die_in_restore(file: Path, state: Path, at: int) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == _KILLED
 
 
+@breaks(
+    What.DATABASE,
+    "kill -9 at each change of a restore",
+    expected="the old state, the new one, or a refusal until the restore is repeated",
+    where=Where.HOST,
+)
 def test_whoever_dies_in_a_restore_leaves_the_old_state_or_the_new(
     backed_up: tuple[Path, Path], tmp_path: Path
 ) -> None:

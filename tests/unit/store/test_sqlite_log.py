@@ -12,6 +12,7 @@ import pytest_asyncio
 from appliance.core.errors import Corrupt
 from appliance.store.base import Statement
 from appliance.store.migrate import shipped_migrations
+from tests.support.faults import What, Where, breaks
 from tests.unit.store.conftest import OpenSqlite
 from tests.unit.store.rows import CREATE, add, names
 
@@ -86,7 +87,17 @@ def _lose_both(log: Path) -> None:
         pytest.param(_cut(0.999), id="its end is cut"),
         pytest.param(_cut(0.3), id="it is cut"),
         pytest.param(_cut(0), id="it is empty"),
-        pytest.param(_flip, id="a bit of it is flipped"),
+        pytest.param(
+            _flip,
+            id="a bit of it is flipped",
+            marks=breaks(
+                What.DATABASE,
+                "a bit of its log is flipped after a kill -9",
+                expected="Kahuna does not start, names the file and the next step,"
+                " and changes nothing",
+                where=Where.HOST,
+            ),
+        ),
         pytest.param(Path.unlink, id="it is gone"),
         pytest.param(_lose_both, id="it is gone with its index"),
     ],
