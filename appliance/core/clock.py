@@ -1,6 +1,7 @@
 """Time as a dependency, so that tests and simulations own it.
 
-Wall clocks decide nothing: they stamp rows and certificates. Every wait, expiry and deadline
+Wall clocks stamp rows and certificates. They decide only over what outlives a process: keys with
+an expiry date, tokens in rows, old history; and they jump. Every other wait, expiry and deadline
 goes by the monotonic clock of the process that observes it.
 """
 
@@ -13,7 +14,7 @@ from typing import Protocol
 
 class Clock(Protocol):
     def now_ms(self) -> int:
-        """Return wall-clock UTC in milliseconds since 1970: for stamps only."""
+        """Return wall-clock UTC in milliseconds since 1970: it may jump either way."""
         ...
 
     def monotonic(self) -> float:
