@@ -13,7 +13,7 @@ from typing import Final
 
 from appliance.core.aio import BlockingPool
 from appliance.core.errors import Corrupt, KowabungaError, Stale, Unavailable
-from appliance.core.files import sync_directory
+from appliance.core.files import sync_directory, sync_left
 from appliance.model.target import Fence
 
 _TIMEOUT_S: Final = 10.0
@@ -126,6 +126,8 @@ class FenceBook:
 def _open(path: Path) -> sqlite3.Connection:
     path.touch(mode=0o600)
     sync_directory(path.parent)
+    # A fence that is known already is admitted without another commit.
+    sync_left(path.with_name(f"{path.name}-wal"))
     connection = sqlite3.connect(path)
     try:
         _prepare(connection, path)

@@ -80,6 +80,15 @@ def remove_durably(path: Path) -> None:
     sync_directory(path.parent)
 
 
+def sync_left(path: Path) -> None:
+    """Bring to the disk what is in a file, if it is there: who wrote it may have died before that.
+
+    Until then a power cut would take away what its reader has relied on.
+    """
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def sync_directory(path: Path) -> None:
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -91,6 +100,7 @@ def sync_directory(path: Path) -> None:
 def ensure_private_directory(path: Path) -> None:
     """Create the directory (and its parents) for its owner alone.
 
+    What is in it is there for good when this returns: who made it may have died before syncing it.
     That others may go through it (`let_pass`) is no harm: what is private in it stays so. One that
     exists is tightened if that takes nothing from anybody: it is ours (a restored state may be
     readable by all), or empty, or what is in it is its owner's alone already.
@@ -99,7 +109,10 @@ def ensure_private_directory(path: Path) -> None:
         Forbidden: it is made for all users to share, as /tmp is, or holds what others may use, as
             /var/lib does; they would be locked out.
     """
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not path.is_dir():
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        sync_directory(path.parent)
+    sync_directory(path)
     mode = path.stat().st_mode
     if mode & stat.S_ISVTX:
         raise Forbidden(f"{path} is shared by all users", hint="name a directory below it")

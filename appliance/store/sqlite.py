@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, Self
 from appliance.core.aio import BlockingPool
 from appliance.core.clock import Clock
 from appliance.core.errors import Unavailable
-from appliance.core.files import ensure_private_directory, exclusive
+from appliance.core.files import ensure_private_directory, exclusive, sync_left
 from appliance.store import sqlite_file
 from appliance.store.backup import refuse_half_restored
 from appliance.store.base import Consistency, Row, Statement
@@ -176,6 +176,7 @@ def _open_connections(path: Path, lock: ExitStack, clock: Clock, limit_s: float)
         sqlite_file.create(path)
     path.chmod(0o600)
     log = Log(path)
+    sync_left(log.file)
     with ExitStack() as undo:
         try:
             with log.watched():

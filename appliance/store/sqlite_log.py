@@ -40,14 +40,14 @@ class Log:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._log = path.with_name(f"{path.name}-wal")
+        self.file: Final = path.with_name(f"{path.name}-wal")
         self._index = path.with_name(f"{path.name}-shm")
         self._mark = path.with_name(f"{path.name}.open")
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The log and what belongs to it, whether it is there or not."""
-        return self._log, self._index, self._mark
+        return self.file, self._index, self._mark
 
     @contextmanager
     def watched(self) -> Generator[None]:
@@ -57,7 +57,7 @@ class Log:
             Corrupt: commits that were acknowledged are gone from the log. Nothing was changed.
         """
         before = self._read_index() if self._was_left_open() else None
-        if before is not None and not self._log.exists():
+        if before is not None and not self.file.exists():
             raise self._lost("is missing")
         yield
         reach = None if before is None else _read_reach(before)
@@ -68,7 +68,7 @@ class Log:
     def mark(self) -> None:
         """Note that what is acknowledged from now on may be in the log alone."""
         with suppress(OSError):  # on a disk that is full, or may not be written, we do without
-            if self._log.exists():
+            if self.file.exists():
                 write_atomic(self._mark, read_boot_id().encode(), mode=0o600)
 
     def unmark(self) -> None:
@@ -91,7 +91,7 @@ class Log:
 
     def _lost(self, what: str) -> Corrupt:
         return Corrupt(
-            f"{self._log} {what}, and the newest changes with it",
+            f"{self.file} {what}, and the newest changes with it",
             hint="put the log back, or restore the newest backup, or go on without these changes:"
             f" kowabunga state restore {self._path} --state {self._path.parent}",
         )

@@ -219,12 +219,19 @@ class PoolDirectory:
         return file.observe()
 
     def settle(self, file: ImageFile) -> ObservedImage:
-        """Bring a change of an image to the disk."""
+        """Bring an image to the disk: what changed of it, and its name.
+
+        To be called for one that is as it should be, too: who made it so may have died before this.
+        """
         sync_file(file.path)
+        sync_directory(self.path)
         return file.observe()
 
     def remove(self, file: ImageFile) -> None:
         file.path.unlink(missing_ok=True)
+
+    def settle_names(self) -> None:
+        """Bring to the disk which images there are: who removed one may have died before this."""
         sync_directory(self.path)
 
     def _files(self, after: str) -> Iterator[ImageFile]:

@@ -98,7 +98,7 @@ class LocalPoolStorage:
                 directory.find, source.template_id, ImagePurpose.TEMPLATE
             )
             if found is not None:
-                return found[1]
+                return await self._threads.run(directory.settle, found[0])
             async with self._imports:
                 return await self._importer.run(directory, source, progress)
 
@@ -123,7 +123,7 @@ class LocalPoolStorage:
                     id=spec.image_id,
                 )
             if image.size_bytes == size_bytes:
-                return image
+                return await self._threads.run(directory.settle, file)
             await self._check_closed(file, "grow it through that domain, or stop the domain")
             await qemu_img.resize(file.path, size_bytes)
             return await self._threads.run(directory.settle, file)
@@ -144,6 +144,7 @@ class LocalPoolStorage:
                     await self._threads.run(_check_childless, directory, image_id)
                 await self._threads.run(directory.remove, file)
             await self._threads.run(directory.forget, image_id)
+            await self._threads.run(directory.settle_names)
 
     async def ensure_snapshot(
         self, storage_pool: StoragePoolRef, image_id: str, snapshot_id: str
@@ -306,7 +307,7 @@ def _check_childless(directory: PoolDirectory, template_id: str) -> None:
 def _ensure_seed(directory: PoolDirectory, seed: SeedSpec) -> ObservedImage:
     found = directory.find(seed.image_id, ImagePurpose.SEED)
     if found is not None and found[1].seed_sha256 == seed_digest(seed):
-        return found[1]
+        return directory.settle(found[0])
     unfinished = directory.reserve(seed.image_id, _NEW)
     try:
         unfinished.write_bytes(build_seed(seed))

@@ -26,6 +26,7 @@ from tests.contract.drivers.rig import MIB, some_id
 from tests.contract.drivers.rig_local_pool import local_storage
 from tests.integration.local_pool.conftest import Bench, qemu
 from tests.support.needs import need
+from tests.support.synced import watch_syncs
 from tests.support.wait import until
 from tests.support.web import Page
 
@@ -51,6 +52,40 @@ async def write(path: str, text: str, *, at: int = 0) -> None:
     await command.run(
         [need("qemu-io"), "-f", "qcow2", "-c", f"write -P {pattern} {at} 512", path], timeout_s=60
     )
+
+
+class TestSync:
+    """Who did it before may have died before it was on the disk."""
+
+    async def test_an_image_that_is_as_it_should_be_is_synced_all_the_same(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        volume = await bench.volume(MIB)
+        await bench.storage.ensure_seed(bench.pool, SEED)
+        synced = watch_syncs(monkeypatch)
+        await bench.volume_again(volume, MIB)
+        assert synced == {bench.directory / f"{volume}.volume.qcow2", bench.directory}
+        synced.clear()
+        await bench.storage.ensure_seed(bench.pool, SEED)
+        assert synced == {bench.directory / f"{SEED.image_id}.seed.iso", bench.directory}
+
+    async def test_a_template_that_is_there_is_synced_all_the_same(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        template = some_id()
+        await bench.import_page(Page(content=bench.image), template_id=template)
+        synced = watch_syncs(monkeypatch)
+        await bench.import_page(Page(content=bench.image), template_id=template)
+        assert synced == {bench.directory / f"{template}.template.qcow2", bench.directory}
+
+    async def test_the_absence_of_an_image_is_synced_too(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        volume = await bench.volume(MIB)
+        await bench.storage.ensure_image_absent(bench.pool, volume)
+        synced = watch_syncs(monkeypatch)
+        await bench.storage.ensure_image_absent(bench.pool, volume)
+        assert synced == {bench.directory}
 
 
 class TestUnfinished:

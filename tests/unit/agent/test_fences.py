@@ -7,6 +7,7 @@ import pytest
 from appliance.agent.fences import FenceBook
 from appliance.core.errors import Corrupt, Stale, Unavailable
 from appliance.model.target import Fence, target
+from tests.support.synced import watch_syncs
 
 INSTANCE = target("instance", "0" * 23 + "1")
 OTHER = target("instance", "0" * 23 + "2")
@@ -126,3 +127,17 @@ def mode(path: Path) -> int:
 async def test_the_file_is_private(path: Path) -> None:
     async with FenceBook.open(path):
         assert mode(path) == 0o600
+
+
+async def test_what_a_process_that_died_has_written_is_synced_before_it_is_relied_on(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = tmp_path / "left.db"
+    async with FenceBook.open(path) as fences:
+        await fences.admit(INSTANCE, Fence(1, 5))
+        for suffix in ("", "-wal"):  # as they are when it is killed now
+            Path(f"{left}{suffix}").write_bytes(Path(f"{path}{suffix}").read_bytes())
+    synced = watch_syncs(monkeypatch)
+    async with FenceBook.open(left) as fences:
+        assert await fences.highest(INSTANCE) == Fence(1, 5)
+        assert Path(f"{left}-wal") in synced

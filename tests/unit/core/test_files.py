@@ -5,6 +5,7 @@ import pytest
 
 from appliance.core.errors import Forbidden
 from appliance.core.files import ensure_private_directory, keep_written, let_pass
+from tests.support.synced import watch_syncs
 
 
 def test_a_directory_is_made_or_tightened_for_its_owner_alone(tmp_path: Path) -> None:
@@ -64,3 +65,14 @@ def test_what_is_written_already_is_left_alone(tmp_path: Path) -> None:
     assert file.stat().st_ino == before
     keep_written(file, b"two")
     assert file.read_bytes() == b"two"
+
+
+def test_what_is_in_a_private_directory_is_there_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = watch_syncs(monkeypatch)
+    ensure_private_directory(tmp_path / "state")
+    assert synced == {tmp_path, tmp_path / "state"}
+    synced.clear()
+    ensure_private_directory(tmp_path / "state")
+    assert synced == {tmp_path / "state"}

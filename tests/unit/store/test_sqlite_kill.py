@@ -14,6 +14,7 @@ from typing import IO
 import pytest
 
 from appliance.core.errors import Conflict
+from tests.support.synced import watch_syncs
 from tests.unit.store.conftest import OpenSqlite
 from tests.unit.store.rows import names
 
@@ -64,3 +65,13 @@ async def test_a_second_process_is_refused_and_told_the_pid_of_the_first(
                 pytest.fail("two processes opened one state")
         (pid,) = re.findall(r"process (\d+)", held.value.detail)
         assert int(pid) == child.pid != os.getpid()
+
+
+async def test_what_a_process_that_died_has_written_is_synced_before_it_is_read(
+    path: Path, open_sqlite: OpenSqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _writing(path) as (_, said):
+        said.readline()
+    synced = watch_syncs(monkeypatch)
+    async with open_sqlite(path):
+        assert path.with_name(f"{path.name}-wal") in synced
