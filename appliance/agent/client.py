@@ -6,7 +6,7 @@ handlers do. One process per state directory: the caller holds the lock (`agent_
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -76,6 +76,7 @@ class AgentClient:
         self._backoff = backoff
         self._limits = limits
         self._sessions: dict[str, _Session] = {}  # by Kahuna process
+        self._hurried = asyncio.Event()
 
     @property
     def connected(self) -> int:
@@ -89,6 +90,10 @@ class AgentClient:
         """
         for session in self._sessions.values():
             session.peer.notify(SESSION_EVENT, event)
+
+    def hurry(self) -> None:
+        """Dial now instead of at the end of a pause: a Kahuna is known to be back."""
+        self._hurried.set()
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -109,7 +114,13 @@ class AgentClient:
                 _log.exception("kahuna_session_failed", url=url)
             stable = self._clock.monotonic() - started >= _SETTLED_S
             failures = 1 if stable else failures + 1
-            await self._clock.sleep(self._backoff.delay_s(failures))
+            await self._pause(self._backoff.delay_s(failures))
+
+    async def _pause(self, seconds: float) -> None:
+        self._hurried.clear()
+        with suppress(TimeoutError):
+            async with self._clock.timeout(seconds):
+                await self._hurried.wait()
 
     async def _connect(self, url: str) -> TransportClosed:
         async with self._dialer.dial(url) as transport:

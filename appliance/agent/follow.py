@@ -1,7 +1,7 @@
 """Follow the Kahuna of this node, which may come back elsewhere or with another authority.
 
-While there is no session it is asked again, over its local socket, where and how to connect. Must
-not know how a client is made.
+While there is no session it is asked again, over its local socket, where and how to connect; once
+it answers, it is dialled at once. Must not know how a client is made.
 """
 
 import asyncio
@@ -29,6 +29,10 @@ class Connects(Protocol):
 
     async def run(self) -> None: ...
 
+    def hurry(self) -> None:
+        """End a pause before the next try to connect."""
+        ...
+
 
 async def follow(
     local: Describes, client_of: Callable[[LocalView], Connects], clock: Clock
@@ -53,3 +57,4 @@ async def _until_moved(
             found = await local.describe()
             if found != view:
                 return found
+            client.hurry()

@@ -72,6 +72,12 @@ class Switchboard:
             yield transport
 
 
+class Never(Backoff):
+    def delay_s(self, failures: int) -> float:
+        del failures
+        return 10**6
+
+
 class Quick(Backoff):
     def delay_s(self, failures: int) -> float:
         del failures
@@ -85,6 +91,7 @@ async def agent(
     dialer: Dialer,
     *urls: str,
     kinds: dict[str, StreamKind] | None = None,
+    backoff: Backoff | None = None,
 ) -> AsyncGenerator[AgentClient]:
     handlers = base_handlers(AGENT, AgentType.KAKTUS, version="1.2", boot_id="boot-1")
     async with (
@@ -99,7 +106,7 @@ async def agent(
             dialer=dialer,
             clock=SYSTEM_CLOCK,
             stream_kinds=kinds or {},
-            backoff=Quick(),
+            backoff=backoff or Quick(),
         )
         running = tasks.create_task(client.run())
         yield client
@@ -161,6 +168,21 @@ async def test_an_agent_comes_back_to_a_kahuna_that_was_away(tmp_path: Path) -> 
         board.lines["a"] = LocalDialer(second.hub)
         first.hub.disconnect(AGENT, "restart", code=CloseCode.GOING_AWAY)
         await until(lambda: second.hub.reachable(AGENT) and client.connected == 1)
+
+
+async def test_who_knows_that_a_kahuna_is_back_need_not_wait_for_the_pause_to_end(
+    tmp_path: Path,
+) -> None:
+    directory = Directory()
+    credential = directory.add()
+    board = Switchboard()
+    async with agent(tmp_path, credential, board, "a", "b", backoff=Never()) as client:
+        await until(lambda: len(board.dialled) == 2)
+        await settle()
+        kahuna = Kahuna("k1", directory)
+        board.lines["a"] = LocalDialer(kahuna.hub)
+        client.hurry()
+        await until(lambda: client.connected == 1 and len(board.dialled) == 4)
 
 
 async def test_the_pause_between_attempts_grows_and_is_jittered(tmp_path: Path) -> None:

@@ -17,6 +17,10 @@ class Client:
     view: LocalView
     connected: int = 0
     running: bool = False
+    hurried: int = 0
+
+    def hurry(self) -> None:
+        self.hurried += 1
 
     async def run(self) -> None:
         self.running = True
@@ -70,6 +74,7 @@ async def test_one_that_is_where_it_was_keeps_its_client() -> None:
         assert lab.asked == 11
         assert [client.view for client in lab.clients] == [HERE]
         assert lab.clients[0].running
+        assert lab.clients[0].hurried == 10
 
 
 async def test_a_session_that_is_up_is_left_alone() -> None:
@@ -78,6 +83,7 @@ async def test_a_session_that_is_up_is_left_alone() -> None:
         lab.view = LocalView("wss://127.0.0.1:9443/ws", "authority two")
         await lab.clock.advance(10 * LOOK_S)
         assert lab.asked == 1
+        assert lab.clients[0].hurried == 0
         lab.clients[0].connected = 0
         await lab.clock.advance(LOOK_S)
         assert [client.view for client in lab.clients] == [HERE, lab.view]
