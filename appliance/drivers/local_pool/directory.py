@@ -33,6 +33,7 @@ from appliance.model.storage import (
     whole_sectors,
 )
 
+_KEPT_FREE: Final = 100  # one part of so many of a pool stays free
 _DIRECTORY_MODE: Final = 0o711  # QEMU's user passes through, and cannot list
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
 
@@ -194,6 +195,12 @@ class PoolDirectory:
             available_bytes=filesystem.f_bavail * filesystem.f_frsize,
             allocated_bytes=allocated,
         )
+
+    def room(self) -> int:
+        """Return what may be used of it now: guests that write meanwhile need some, too."""
+        filesystem = os.statvfs(self.path)
+        kept = filesystem.f_blocks // _KEPT_FREE
+        return max(0, filesystem.f_bavail - kept) * filesystem.f_frsize
 
     def reserve(self, image_id: str, what: str) -> Path:
         """Make an empty unfinished file that only its owner reads, whatever the umask."""

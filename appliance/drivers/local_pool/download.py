@@ -5,7 +5,7 @@ changed since is downloaded anew.
 """
 
 import ssl
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
@@ -39,6 +39,7 @@ class Download:
         path: Path,
         *,
         room_bytes: int,
+        room: Callable[[], int],
         progress: ProgressListener,
         threads: Threads,
         clock: Clock,
@@ -50,6 +51,7 @@ class Download:
         self._source = source
         self._policy = SourcePolicy(source)
         self._room_bytes = room_bytes
+        self._room = room
         self._progress = progress
         self._threads = threads
         self._clock = clock
@@ -93,7 +95,7 @@ class Download:
         async with aclosing(_chunks(response)) as chunks:
             async for chunk in chunks:
                 self._check_room(file.done_bytes + len(chunk))
-                await self._threads.run(file.take, chunk)
+                await self._threads.run(self._take, file, chunk)
                 self._tell_sometimes(file.done_bytes, total_bytes)
                 now = self._clock.monotonic()
                 if kept_at is None or now - kept_at >= _KEEP_S:
@@ -136,6 +138,15 @@ class Download:
                     yield answer, response
                     return
                 note = Note(url=note.url)
+
+    def _take(self, file: KeptFile, chunk: bytes) -> None:
+        if len(chunk) > self._room():
+            raise InsufficientResource(
+                f"{self._source.url} filled the pool before it came to its end, together with"
+                " what else is written there",
+                hint="delete templates that are no longer used, or add storage",
+            )
+        file.take(chunk)
 
     def _limits(self) -> dict[str, object]:
         limits = dict.fromkeys(("connect", "read", "write", "pool"), self._stall_s)

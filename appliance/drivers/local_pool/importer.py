@@ -31,7 +31,6 @@ from appliance.model.storage import ObservedImage, ProgressListener, TemplateSou
 _DOWNLOAD: Final = "download"
 _UNPACKED: Final = "unpacked"
 _CONVERTED: Final = "converted"
-_KEPT_FREE: Final = 100  # one part of so many of a pool stays free for guests that write meanwhile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +71,7 @@ class Importer:
             source,
             directory.unfinished(template_id, _DOWNLOAD),
             room_bytes=await self.threads.run(_room_for_download, directory, template_id),
+            room=directory.room,
             progress=progress,
             threads=self.threads,
             clock=self.clock,
@@ -113,7 +113,7 @@ class Importer:
             source,
             target,
             length_bytes=pool.capacity_bytes,
-            room_bytes=await self.threads.run(_room, directory),
+            room=directory.room,
         )
 
     async def _publish_qcow2(
@@ -122,23 +122,18 @@ class Importer:
         await self.threads.run(_check_qcow2, directory, image)
         await qemu_img.check(image)
         converted = await self.threads.run(directory.reserve, template_id, _CONVERTED)
-        room_bytes = await self.threads.run(_room, directory)
+        room_bytes = await self.threads.run(directory.room)
         await qemu_img.convert(image, converted, limit_bytes=room_bytes)
         return await self.threads.run(
             directory.publish, converted, directory.new(template_id, TEMPLATE)
         )
 
 
-def _room(directory: PoolDirectory) -> int:
-    pool = directory.statistics()
-    return max(0, pool.available_bytes - pool.capacity_bytes // _KEPT_FREE)
-
-
 def _room_for_download(directory: PoolDirectory, template_id: str) -> int:
     """Return the room, with that which an interrupted download has taken already."""
     download = directory.unfinished(template_id, _DOWNLOAD)
     taken = download.lstat().st_blocks * 512 if download.exists() else 0
-    return _room(directory) + taken
+    return directory.room() + taken
 
 
 def _check_qcow2(directory: PoolDirectory, image: Path) -> None:

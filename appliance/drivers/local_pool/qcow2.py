@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from appliance.core.errors import Invalid
+from appliance.model.storage import SECTOR_BYTES
 
 MAGIC: Final = b"QFI\xfb"
 HEAD_BYTES: Final = 65536  # of images made here; the header lies within the first cluster
@@ -94,7 +95,7 @@ def check_importable(header: Qcow2Header) -> None:
         problem = "was not closed properly"
     elif header.features & ~_KNOWN_FEATURES:
         problem = "uses features of qcow2 that are unknown here"
-    elif not 0 < header.virtual_bytes <= MAX_VIRTUAL_BYTES:
+    elif not 0 < header.virtual_bytes <= MAX_VIRTUAL_BYTES or header.virtual_bytes % SECTOR_BYTES:
         problem = f"claims to be a disk of {header.virtual_bytes} bytes"
     if problem:
         raise Invalid(

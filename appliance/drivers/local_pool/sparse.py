@@ -13,7 +13,6 @@ class SparseWriter:
     def __init__(self, handle: int, offset: int = 0) -> None:
         self._handle = handle
         self.offset = offset
-        self.written_bytes = 0  # without the holes
 
     def write(self, content: bytes) -> None:
         begin = 0  # of what is not written yet
@@ -36,4 +35,3 @@ class SparseWriter:
         while view:
             count = os.pwrite(self._handle, view, at)
             view, at = view[count:], at + count
-            self.written_bytes += count

@@ -5,7 +5,7 @@ import lzma
 import os
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
 from typing import BinaryIO, Final
@@ -31,7 +31,7 @@ def unpack(
     target: Path,
     *,
     length_bytes: int,
-    room_bytes: int,
+    room: Callable[[], int],
 ) -> None:
     """Write what `source` holds to `target`, with holes for zeros.
 
@@ -41,7 +41,7 @@ def unpack(
         source: the compressed file.
         target: an empty file.
         length_bytes: how long the result may be, holes included.
-        room_bytes: how much of the disk it may take.
+        room: how much of the disk may be taken now; others take of it at the same time.
 
     Raises:
         Invalid: it is damaged.
@@ -54,12 +54,12 @@ def unpack(
             for chunk in _chunks(content, packed):
                 if stop.is_set():
                     return
-                writer.write(chunk)
-                if writer.offset > length_bytes or writer.written_bytes > room_bytes:
+                if writer.offset + len(chunk) > length_bytes or len(chunk) > room():
                     raise InsufficientResource(
                         f"the image is larger than the pool once it is decompressed by {content}",
                         hint="delete templates that are no longer used, or add storage",
                     )
+                writer.write(chunk)
             writer.finish()
         finally:
             os.close(handle)

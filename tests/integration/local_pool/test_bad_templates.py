@@ -23,6 +23,7 @@ from tests.contract.drivers.rig import MIB, ignore, some_id
 from tests.contract.drivers.rig_local_pool import local_storage
 from tests.integration.local_pool.conftest import Bench, qemu
 from tests.support.faults import What, Where, breaks
+from tests.support.small_disk import SmallDisk
 from tests.support.web import Page, open_web
 
 HTML = b"<!DOCTYPE html><html><body>Please log in" + b" to the portal" * 1000 + b"</body></html>"
@@ -356,6 +357,24 @@ class TestFull:
             await small.import_page(Page(content=content, cut_at=9 * MIB), template_id=template_id)
         await small.import_page(Page(content=content), template_id=template_id)
         assert "range" in small.web.asked[-1][1]
+
+    @pytest.mark.parametrize("packed", [False, True])
+    async def test_pool_keeps_some_room_for_guests_whatever_else_fills_it(
+        self, small: Bench, *, packed: bool
+    ) -> None:
+        """Several imports at once, for instance: each began with room enough for itself."""
+        content = bytes(510) + b"\x55\xaa" + b"A" * (10 * MIB)
+        page = Page(content=gzip.compress(content) if packed else content)
+        disk = SmallDisk(small.directory.parent)
+
+        def fill(_: object) -> None:
+            if not (disk.path / "hog").exists():
+                disk.fill(but=MIB)
+
+        source = small.source(small.web.put("/image", page))
+        with pytest.raises(InsufficientResource, match=r"filled the pool|larger than the pool"):
+            await small.storage.import_template(small.pool, source, fill)
+        assert small.names() == []
 
     async def test_disk_while_downloading_leaves_nothing(self, small: Bench) -> None:
         """Somebody else fills the disk meanwhile."""

@@ -195,7 +195,7 @@ SOURCES = [
     ),
     *bad(
         "template compressed to a bomb, twice, or damaged",
-        gzip=content(lambda: gzip.compress(BOOT + b"A" * (40 * MIB)), "the pool is full", 507),
+        gzip=content(lambda: gzip.compress(BOOT + b"A" * (40 * MIB)), "larger than the pool", 507),
         xz=content(lambda: lzma.compress(BOOT + bytes(40 * MIB)), "larger than the pool", 507),
         zstd=content(lambda: zstd.compress(BOOT + bytes(40 * MIB)), "larger than the pool", 507),
         window=content(window_of_2_gib, "damaged"),
