@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-import structlog
 
 from appliance.core.clock import Clock
 from appliance.services.cluster import get_cluster
@@ -21,7 +20,6 @@ from appliance.store.base import Consistency, Statement, Store
 from appliance.store.sqlite import SqliteStore
 
 _LIMIT_S: Final = 3600.0
-_log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
 
 
 class Restored(msgspec.Struct, frozen=True):
@@ -61,7 +59,6 @@ async def restore(file: Path, database: Path, clock: Clock) -> Restored:
             restored = await _describe(store, database.parent / "keys")
         finally:
             await store.close()
-    _log.info("state_restored", cluster=restored.cluster_id, epoch=restored.epoch)
     return restored
 
 

@@ -66,6 +66,7 @@ def test_every_command_of_the_guide_works_and_prints_what_it_says(tmp_path: Path
     steps = _steps(page)
     with simulation(tmp_path) as server:
         script = "".join(f"{step.commands}echo; echo '{_MARK}'\n" for step in steps)
+        script = script.replace("--state cloud", "--state state")
         done = subprocess.run(
             ["bash", "-eu", "-c", script.replace(f"http://{_ADDRESS}", server.url)],
             cwd=tmp_path,
