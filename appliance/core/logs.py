@@ -26,6 +26,9 @@ _SECRETS: Final = re.compile(
     re.DOTALL,
 )
 _MASK: Final = "***"
+# Of one text of an event: what strangers send, a path for instance, must not fill a disk.
+_MOST_CHARACTERS: Final = 2000
+_MOST_OF_A_TRACEBACK: Final = 50_000
 
 # Libraries that tell every request or frame at INFO or DEBUG, headers included.
 _QUIET: Final = {
@@ -133,21 +136,27 @@ def _formatter(render: Processor) -> logging.Formatter:
 
 
 def _clean(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Mask secrets and escape control characters in every text of the event, however deep."""
+    """Shorten every text of the event, however deep, mask secrets and escape control characters."""
     for name, value in list(event.items()):
-        # A traceback keeps its lines; JSON escapes them anyway.
-        keep = "\n" if name == "exception" else ""
-        if name not in ("_record", "_from_structlog"):
-            event[name] = _cleaned(value, keep)
+        if name == "exception":
+            # A traceback keeps its lines; JSON escapes them anyway.
+            event[name] = _clean_text(str(value), _MOST_OF_A_TRACEBACK, keep="\n")
+        elif name not in ("_record", "_from_structlog"):
+            event[name] = _cleaned(value)
     return event
 
 
-def _cleaned(value: _Value, keep: str) -> _Value:
+def _cleaned(value: _Value) -> _Value:
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, dict):
         members = cast("dict[_Value, _Value]", value)
-        return {str(_cleaned(key, "")): _cleaned(member, keep) for key, member in members.items()}
+        return {str(_cleaned(key)): _cleaned(member) for key, member in members.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_cleaned(member, keep) for member in cast("list[_Value]", value)]
-    return escape_controls(mask_secrets(str(value)), keep=keep)
+        return [_cleaned(member) for member in cast("list[_Value]", value)]
+    return _clean_text(str(value), _MOST_CHARACTERS)
+
+
+def _clean_text(text: str, most: int, *, keep: str = "") -> str:
+    left = f"... and {len(text) - most} characters more" if len(text) > most else ""
+    return escape_controls(mask_secrets(text[:most]), keep=keep) + left

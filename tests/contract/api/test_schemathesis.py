@@ -5,7 +5,6 @@ only 503 and 504 may be answered. Much of what is sent is plausible, with ids th
 a request would get past the rules. All goes to one real server whose nodes are simulated.
 """
 
-import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -31,6 +30,7 @@ from schemathesis.specs.openapi.checks import (
 
 from appliance.api.v1.routes import ROUTES
 from tests.contract.api import contract
+from tests.support.faults import What, Where, breaks
 from tests.support.furnish import GIB, LISTS, Api, furnish
 from tests.support.simulation import simulation
 
@@ -249,14 +249,24 @@ def _explore(directory: Path, examples: int) -> list[str]:
     return explorer.wrong + findings
 
 
+@breaks(
+    What.INPUT,
+    "requests made up from the contract, that fit it and that do not, of every operation",
+    expected="an answer that the contract knows, never a 500",
+    where=Where.SIMULATED,
+)
 @pytest.mark.timeout(600)
 def test_every_answer_is_one_that_the_contract_knows(tmp_path: Path) -> None:
     assert _explore(tmp_path, _EXAMPLES) == []
 
 
-@pytest.mark.timeout(3600)
-@pytest.mark.skipif(
-    "KOWABUNGA_LONG_TESTS" not in os.environ, reason="minutes: set KOWABUNGA_LONG_TESTS=1"
+@breaks(
+    What.INPUT,
+    "thousands of requests made up from the contract",
+    expected="an answer that the contract knows, never a 500",
+    where=Where.SIMULATED,
+    long=True,
 )
+@pytest.mark.timeout(3600)
 def test_every_answer_is_one_that_the_contract_knows_at_length(tmp_path: Path) -> None:
     assert _explore(tmp_path, _LONG_EXAMPLES) == []

@@ -23,6 +23,7 @@ from appliance.api.listener import (
 )
 from appliance.core import x509
 from appliance.core.errors import Conflict, Invalid
+from tests.support.faults import What, Where, breaks
 from tests.support.wait import until
 
 _GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -125,6 +126,12 @@ async def test_whoever_dawdles_over_the_head_is_cut_off(sent: bytes) -> None:
             assert await asyncio.wait_for(reader.read(), 60) == b""
 
 
+@breaks(
+    What.INPUT,
+    "a head that comes a byte at a time, or has no end",
+    expected="the connection is cut",
+    where=Where.HOST,
+)
 async def test_a_drop_at_a_time_does_not_keep_a_connection_open() -> None:
     sock = bind_tcp("127.0.0.1", 0)
     port = sock.getsockname()[1]
@@ -146,6 +153,12 @@ async def test_a_drop_at_a_time_does_not_keep_a_connection_open() -> None:
             assert ended.result() == b""
 
 
+@breaks(
+    What.INPUT,
+    "a head that comes a byte at a time, or has no end",
+    expected="the connection is cut",
+    where=Where.HOST,
+)
 async def test_a_head_without_end_is_cut_off_by_size() -> None:
     sock = bind_tcp("127.0.0.1", 0)
     port = sock.getsockname()[1]
@@ -411,6 +424,12 @@ async def test_stopping_while_a_websocket_says_goodbye_is_no_failure() -> None:
             await asyncio.wait_for(heard.wait(), 60)
 
 
+@breaks(
+    What.INPUT,
+    "trailers without an end",
+    expected="bounded like a head, and no headers",
+    where=Where.HOST,
+)
 async def test_trailers_are_bounded_like_a_head_and_are_no_headers() -> None:
     scopes: list[Scope] = []
 
@@ -488,6 +507,12 @@ async def test_whoever_reads_slowly_is_not_cut_off() -> None:
                 await asyncio.sleep(0.002)
 
 
+@breaks(
+    What.INPUT,
+    "pings of one who reads no pongs",
+    expected="none pile up",
+    where=Where.HOST,
+)
 async def test_pings_without_reading_pile_up_no_pongs_and_do_not_outlive_the_close() -> None:
     async def leave(scope: Scope, receive: Receive, send: Send) -> None:
         del scope

@@ -7,6 +7,7 @@ import pytest
 import structlog
 
 from appliance.core.logs import LogLevel, bound, configure_logs, copied_to
+from tests.support.faults import What, Where, breaks
 from tests.support.logs import captured_logs
 
 
@@ -88,6 +89,12 @@ def test_local_variables_of_a_traceback_are_never_shown(out: io.StringIO) -> Non
     assert secret not in out.getvalue()
 
 
+@breaks(
+    What.INPUT,
+    "control characters, and texts without an end, in what is logged",
+    expected="each event is one line, escaped and of bounded length",
+    where=Where.HOST,
+)
 @pytest.mark.parametrize("as_text", [True, False])
 def test_control_characters_cannot_forge_a_line_or_move_a_cursor(
     out: io.StringIO, as_text: bool
@@ -100,6 +107,22 @@ def test_control_characters_cannot_forge_a_line_or_move_a_cursor(
     assert text.count("\n") == 1
     assert not any(bad in text for bad in "\x1b\x9b\u202e\u2028\x7f")
     assert "forged line" in text
+
+
+@breaks(
+    What.INPUT,
+    "control characters, and texts without an end, in what is logged",
+    expected="each event is one line, escaped and of bounded length",
+    where=Where.HOST,
+)
+def test_a_text_of_an_event_is_not_as_long_as_whoever_sent_it_likes(out: io.StringIO) -> None:
+    long = "\x01" * 70_000
+    structlog.get_logger("t").info("request", path=long, more=[{"deep": long}], event_more=b"x")
+    structlog.get_logger("t").info("request", key="a" * 1990 + "kwb_" + "A" * 43)
+    first, second = map(json.loads, out.getvalue().splitlines())
+    assert first["path"] == "\\x01" * 2000 + "... and 68000 characters more"
+    assert first["more"] == [{"deep": first["path"]}]
+    assert "AAAAAAAA" not in second["key"]
 
 
 def test_events_of_one_logger_can_be_copied_elsewhere(out: io.StringIO) -> None:
