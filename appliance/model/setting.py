@@ -290,10 +290,11 @@ TEMPLATE_SOURCES: Final = Setting[tuple[str, ...]](
     "Internal places that templates may be downloaded from, although such are refused otherwise.",
     "images.internal.example.org,10.1.0.0/24",
 )
+MAX_SESSION_HOURS: Final = 168
 SESSION_HOURS: Final = Setting(
     "session.hours",
-    "a whole number from 1 to 168",
-    _whole_number(1, 168),
+    f"a whole number from 1 to {MAX_SESSION_HOURS}",
+    _whole_number(1, MAX_SESSION_HOURS),
     12,
     "How long a log-in by password lasts.",
     "12",

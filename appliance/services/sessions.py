@@ -15,7 +15,7 @@ from appliance.core.errors import Stale, Unauthenticated
 from appliance.core.ids import new_id
 from appliance.core.secret import Secret
 from appliance.model.principal import Principal, PrincipalKind
-from appliance.model.setting import SESSION_HOURS
+from appliance.model.setting import MAX_SESSION_HOURS, SESSION_HOURS
 from appliance.services.attempts import Attempts
 from appliance.services.passwords import Passwords
 from appliance.services.secrets import CLUSTER, Secrets
@@ -122,8 +122,8 @@ class Sessions:
         rows = await self._store.query(
             Statement(
                 "SELECT 1 AS yes FROM user_session"
-                " WHERE id = ? AND user_id = ? AND expires_at_ms > ?",
-                (str(claims["jti"]), str(claims["uid"]), self._clock.now_ms()),
+                " WHERE id = ? AND user_id = ? AND expires_at_ms > ? AND expires_at_ms <= ?",
+                (str(claims["jti"]), str(claims["uid"]), *_in_force(self._clock.now_ms())),
             )
         )
         return Principal(PrincipalKind.USER, str(claims["uid"])) if rows else None
@@ -144,6 +144,14 @@ class Sessions:
         return self._key
 
 
+def _in_force(now_ms: int) -> tuple[int, int]:
+    """Return after what, and until what, a session ends that is in force.
+
+    One that was begun under a clock far ahead would otherwise last until that time has come.
+    """
+    return now_ms, now_ms + MAX_SESSION_HOURS * _HOUR_MS
+
+
 def end_sessions(user_id: str) -> Statement:
     """End all log-ins of a user."""
     return Statement("DELETE FROM user_session WHERE user_id = ?", (user_id,))
@@ -152,7 +160,10 @@ def end_sessions(user_id: str) -> Statement:
 def _insert(session_id: str, user_id: str, expires_at_ms: int, now_ms: int) -> list[Statement]:
     """Add a session, and clear away those that are past or too many."""
     return [
-        Statement("DELETE FROM user_session WHERE expires_at_ms <= ?", (now_ms,)),
+        Statement(
+            "DELETE FROM user_session WHERE NOT (expires_at_ms > ? AND expires_at_ms <= ?)",
+            _in_force(now_ms),
+        ),
         Statement(
             "INSERT INTO user_session (id, user_id, expires_at_ms, created_at_ms)"
             " VALUES (?, ?, ?, ?)",
@@ -160,7 +171,7 @@ def _insert(session_id: str, user_id: str, expires_at_ms: int, now_ms: int) -> l
         ),
         Statement(
             "DELETE FROM user_session WHERE user_id = ? AND id NOT IN (SELECT id FROM user_session"
-            " WHERE user_id = ? ORDER BY created_at_ms DESC, id DESC LIMIT ?)",
+            " WHERE user_id = ? ORDER BY rowid DESC LIMIT ?)",
             (user_id, user_id, _MAX_SESSIONS),
         ),
     ]

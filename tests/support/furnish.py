@@ -20,6 +20,7 @@ LISTS: Final = {
     "subnetId": "/subnet",
     "teamId": "/team",
     "templateId": "/template",
+    "userId": "/user",
     "vnetId": "/vnet",
     "volumeId": "/volume",
     "zoneId": "/zone",

@@ -72,7 +72,11 @@ class Writer:
                 "agents": self._some(agents_of("Kaktus"), 2),
             },
             "Template": lambda: {"source": "https://images.example/debian.qcow2"},
-            "Team": lambda: {"users": []},
+            "User": lambda: {
+                "email": f"u{luck.randrange(_NAMES)}@example.org",
+                "role": luck.choice(("superAdmin", "projectAdmin", "user")),
+            },
+            "Team": lambda: {"users": self._some("userId", 2)},
             "Project": self._project,
             "Adapter": self._adapter,
             "Volume": lambda: {

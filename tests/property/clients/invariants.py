@@ -7,7 +7,7 @@ from appliance.store.base import Consistency, Statement, Store
 from tests.property.allocation.world import INVARIANTS
 
 _NAMED: Final = (
-    "region", "zone", "kiwi", "kaktus", "vnet", "subnet", "storage_pool", "team", "agent",
+    "region", "zone", "kiwi", "kaktus", "vnet", "subnet", "storage_pool", "team", "user", "agent",
     "project", "kompute", "instance", "volume", "adapter",
 )  # fmt: skip
 # By the column of the quota: the sum that it limits.
@@ -30,6 +30,10 @@ def _invariants() -> Iterator[tuple[str, str]]:
             f"a name that two have: {table}",
             f"SELECT lower(name) FROM {table} GROUP BY lower(name) HAVING COUNT(*) > 1",
         )
+    yield (
+        "a mail address that two log in with",
+        "SELECT lower(email) FROM user GROUP BY lower(email) HAVING COUNT(*) > 1",
+    )
     for quota, used in _SUMS.items():
         yield (
             f"a quota that was passed: {quota}",

@@ -117,6 +117,15 @@ async def test_a_session_ends_with_its_time(door: Door) -> None:
     assert await door.sessions.authenticate(token) is None
 
 
+async def test_a_session_begun_under_a_clock_ahead_is_not_in_force_for_years(door: Door) -> None:
+    pass_wall(door, 400 * DAY_S)
+    token = await door.log_in()
+    pass_wall(door, -400 * DAY_S)
+    assert await door.sessions.authenticate(token) is None
+    assert await door.sessions.authenticate(await door.log_in()) == door.principal
+    assert len(await door.cloud.ask("SELECT id FROM user_session")) == 1
+
+
 async def test_sessions_that_are_past_or_too_many_are_cleared_away(door: Door) -> None:
     first = await door.log_in()
     for _ in range(64):
