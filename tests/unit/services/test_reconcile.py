@@ -371,10 +371,10 @@ def test_what_could_not_be_seen_is_looked_at_soon(tmp_path: Path) -> None:
             asyncio.TaskGroup() as group,
         ):
             reconciler, agent_id = cloud.compute.reconciler, cloud.agents[0]
-            running = group.create_task(reconciler.run())
-            await store.batch([Statement("UPDATE kaktus SET memory_bytes = 0")])
             faults = cloud.nodes[agent_id].node.faults
             faults.fail(method=COMPUTE_GET_HOST.name, times=None)
+            await store.batch([Statement("UPDATE kaktus SET memory_bytes = 0")])
+            running = group.create_task(reconciler.run())
             reconciler.agent_connected(agent_id)
             seen: list[object] = []
             for _ in range(2):
