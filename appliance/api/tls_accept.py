@@ -18,7 +18,7 @@ import structlog
 from appliance.core.room import Room, host_of
 
 _BACKLOG: Final = 1024
-_IN_A_ROW: Final = 32  # before others have their turn: accepting alone never waits under a flood
+_IN_A_ROW: Final = 4  # before others have their turn: accepting alone never waits under a flood
 _NO_FILES_S: Final = 1.0  # for others to close some
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
 

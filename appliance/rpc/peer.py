@@ -1,9 +1,9 @@
 """One connection, seen from either end: many calls in flight in both directions.
 
 One task reads, one writes, one listens for silence; each incoming call has a task of its own. The
-reader never waits for anything but the socket: what it cannot queue, it refuses, and a peer that
-sends without reading is cut off. Must not know who is at the other end: see `hub.py` and
-`agent/client.py`.
+reader never waits for anybody else: what it cannot queue, it refuses, and a peer that sends without
+reading is cut off. One that tells too much is read slowly, so that it costs nobody else's time.
+Must not know who is at the other end: see `hub.py` and `agent/client.py`.
 """
 
 import asyncio
@@ -79,6 +79,7 @@ class Limits:
         queued_frames: frames that wait to be sent.
         queued_bytes: their bytes; a single larger frame still goes through an empty queue.
         incoming: calls of the other side that run at once.
+        told_per_s: notifications that are read; what comes beyond waits at the other side.
         heartbeat_s: pause between our signs of life.
         silence_s: hearing nothing, or getting nothing sent, for this long ends the connection.
     """
@@ -86,6 +87,7 @@ class Limits:
     queued_frames: int = 4096
     queued_bytes: int = 8 << 20
     incoming: int = 1024
+    told_per_s: int = 1024
     heartbeat_s: float = 5.0
     silence_s: float = 15.0
 
@@ -221,9 +223,10 @@ class Peer:
     # The tasks.
 
     async def _read(self) -> None:
+        told, since = 0, self._heard
         while True:
             data = await self._transport.receive()
-            self._heard = self._clock.monotonic()
+            self._heard = now = self._clock.monotonic()
             try:
                 frame = decode_frame(data)
             except Malformed as refused:
@@ -233,6 +236,11 @@ class Peer:
                 self._do_answer(frame)
             elif frame.id is UNSET:
                 self._do_notification(frame.method, frame.params or _NO_PARAMS)
+                if now - since >= 1:
+                    told, since = 0, now
+                told += 1
+                if told > self._limits.told_per_s:
+                    await self._clock.sleep(since + 1 - now)
             else:
                 self._do_call(frame.id, frame.method, frame.params or _NO_PARAMS)
 

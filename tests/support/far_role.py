@@ -1,7 +1,9 @@
 """A Kahuna, or a Kaktus whose drivers are simulated, as a process: the rest is what a node runs.
 
-Run: python -m tests.support.far_role kahuna|kaktus SETTINGS, with settings as JSON. A Kahuna that
-gets SIGUSR1 writes the number of its tasks to the file `tasks` in its state directory.
+And a long way to a Kahuna, as a process on the node that has it to go.
+
+Run: python -m tests.support.far_role kahuna|kaktus|way SETTINGS, with settings as JSON. A Kahuna
+that gets SIGUSR1 writes the number of its tasks to the file `tasks` in its state directory.
 """
 
 import asyncio
@@ -25,6 +27,7 @@ from appliance.drivers.fake.world import World
 from appliance.model.agent import AgentType
 from appliance.roles.agent_role import AgentRoleConfig, Served, run_agent
 from appliance.roles.kahuna import KahunaConfig, TlsFiles, run_kahuna
+from tests.support.proxy import proxy_to
 
 PORT: Final = 8443
 
@@ -46,6 +49,13 @@ class FarKaktus(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     ca_file: str = ""
     latency_s: float = 0.1
+
+
+class LongWay(msgspec.Struct, frozen=True, kw_only=True):
+    """`delay_s`: what everything takes from the loopback to a Kahuna, and as much back."""
+
+    kahuna: str
+    delay_s: float
 
 
 async def _kahuna(settings: FarKahuna) -> None:
@@ -80,6 +90,13 @@ async def _kaktus(settings: FarKaktus) -> None:
     await run_agent(config, ready=lambda: print("ready", flush=True), drivers=drivers)
 
 
+async def _way(settings: LongWay) -> None:
+    async with proxy_to(PORT, target=settings.kahuna, own_port=PORT) as proxy:
+        proxy.delay_s = settings.delay_s
+        print("ready", flush=True)
+        await asyncio.Event().wait()
+
+
 @asynccontextmanager
 async def _simulated(
     state: Path, latency_s: float, send_event: EventSender
@@ -96,7 +113,11 @@ async def _simulated(
 
 if __name__ == "__main__":
     configure_logs()
-    if sys.argv[1] == "kahuna":
-        run_service(_kahuna(msgspec.json.decode(sys.argv[2], type=FarKahuna)))
-    else:
-        run_service(_kaktus(msgspec.json.decode(sys.argv[2], type=FarKaktus)))
+    _, role, text = sys.argv
+    match role:
+        case "kahuna":
+            run_service(_kahuna(msgspec.json.decode(text, type=FarKahuna)))
+        case "kaktus":
+            run_service(_kaktus(msgspec.json.decode(text, type=FarKaktus)))
+        case _:
+            run_service(_way(msgspec.json.decode(text, type=LongWay)))

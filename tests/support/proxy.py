@@ -31,13 +31,13 @@ class Proxy:
         trickle_s: the pause after each single byte for the side that dialled; 0: no pause.
     """
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, target: str = "127.0.0.1") -> None:
         self.port = 0
         self.accepted = 0
         self.swallowing = False
         self.delay_s = 0.0
         self.trickle_s = 0.0
-        self._target_port = target_port
+        self._target = target, target_port
         self._connections: set[_Connection] = set()
         self._held = False
 
@@ -64,7 +64,7 @@ class Proxy:
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
         try:
-            onward = await asyncio.open_connection("127.0.0.1", self._target_port)
+            onward = await asyncio.open_connection(*self._target)
         except OSError:
             writer.transport.abort()
             return
@@ -125,9 +125,12 @@ class Proxy:
 
 
 @asynccontextmanager
-async def proxy_to(port: int) -> AsyncGenerator[Proxy]:
-    proxy = Proxy(port)
-    server = await asyncio.start_server(proxy.carry, "127.0.0.1", 0)
+async def proxy_to(
+    port: int, *, target: str = "127.0.0.1", own_port: int = 0
+) -> AsyncGenerator[Proxy]:
+    """Stand before a port, on a port of the loopback."""
+    proxy = Proxy(port, target)
+    server = await asyncio.start_server(proxy.carry, "127.0.0.1", own_port)
     proxy.port = server.sockets[0].getsockname()[1]
     try:
         yield proxy

@@ -10,7 +10,8 @@ from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
-from tests.support.far_cloud import Far, FarCloud, Meanwhile, far_cloud, name_kahuna
+from tests.support.far_cloud import Far, FarCloud, Meanwhile, Process, far_cloud, name_kahuna
+from tests.support.far_role import LongWay
 from tests.support.faults import What, Where, breaks
 from tests.support.wait import until_now
 
@@ -167,3 +168,31 @@ def test_another_address(cloud: FarCloud) -> None:
     cloud.until_connected(far, but_not=old)
     made.result()
     cloud.assert_sound()
+
+
+@breaks(
+    What.NETWORK, "everything takes 5 s each way",
+    expected="agents connect, Komputes are made and deleted, nothing is done twice",
+    where=Where.NAMESPACE, long=True,
+)  # fmt: skip
+def test_latency(cloud: FarCloud) -> None:
+    far = cloud.agents[2]
+    old = address = cloud.until_connected(far)
+    way = Process(
+        far.network,
+        cloud.directory / "way.log",
+        "way",
+        LongWay(kahuna=f"10.99.{far.number}.1", delay_s=5),
+    )
+    try:
+        way.until_ready()
+        name_kahuna(far.hosts, "127.0.0.1")
+        cloud.reset_connections(far)
+        address = cloud.until_connected(far, but_not=old)
+        cloud.delete(cloud.create(far, "distant"))
+        cloud.assert_sound()
+        assert cloud.until_connected(far) == address, "the session lasts"
+    finally:
+        way.end()
+        name_kahuna(far.hosts, f"10.99.{far.number}.1")
+        cloud.until_connected(far, but_not=address)

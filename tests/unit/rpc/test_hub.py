@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -14,11 +14,11 @@ from appliance.model.agent import AgentIdentity
 from appliance.rpc.gateway import Command
 from appliance.rpc.hub import Hub, HubLimits
 from appliance.rpc.memory import MemoryTransport
-from appliance.rpc.method import Nothing
+from appliance.rpc.method import AnyMethod, Method, Nothing, TimeoutClass
 from appliance.rpc.methods import AGENT_PING, SESSION_EVENT, Event, StreamOpen
 from appliance.rpc.proof import AgentCredential
 from appliance.rpc.strangers import StrangerLimits
-from appliance.rpc.transport import CloseCode
+from appliance.rpc.transport import CloseCode, TransportClosed
 from tests.support.clock import ManualClock, settle
 from tests.support.faults import What, Where, breaks
 from tests.support.rpc import (
@@ -555,6 +555,69 @@ async def test_a_proven_session_does_not_count_as_unproven() -> None:
         await it.connect(it.directory.add())
         await it.connect(it.directory.add(OTHER), agent_id=OTHER)
         assert len(it.hub.sessions()) == 2
+
+
+LOOK: AnyMethod = Method("look", Nothing, Nothing, TimeoutClass.FAST, False, "agent", "Look.")
+
+
+class Distant:
+    """An end of a socket, to which and from which everything takes 5 s."""
+
+    def __init__(self, inner: MemoryTransport, it: Lab) -> None:
+        self.address = inner.address
+        self.certificate_sha256 = inner.certificate_sha256
+        self.close = inner.close
+        self._inner = inner
+        self._there: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+        self._here: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+        self._clock = it.clock
+        self.tasks = [
+            it.tasks.create_task(carry()) for carry in (self._carry_there, self._carry_here)
+        ]
+
+    async def send(self, frame: bytes) -> None:
+        self._there.put_nowait((self._clock.monotonic() + 5, frame))
+
+    async def receive(self) -> bytes:
+        due, frame = await self._here.get()
+        await self._clock.sleep(due - self._clock.monotonic())
+        return frame
+
+    async def _carry_there(self) -> None:
+        with suppress(TransportClosed):
+            while True:
+                due, frame = await self._there.get()
+                await self._clock.sleep(due - self._clock.monotonic())
+                await self._inner.send(frame)
+
+    async def _carry_here(self) -> None:
+        with suppress(TransportClosed):
+            while True:
+                frame = await self._inner.receive()
+                self._here.put_nowait((self._clock.monotonic() + 5, frame))
+
+
+@breaks(
+    What.NETWORK, "everything takes 5 s each way",
+    expected="the hello is completed, short calls are answered, and the session lasts",
+    where=Where.SIMULATED,
+)  # fmt: skip
+async def test_an_agent_that_is_far_away() -> None:
+    async with lab() as it:
+        credential = it.directory.add()
+        transport = Distant(it.open_socket(), it)
+        handlers = Handlers({LOOK.name: ping})
+        agent = HandMadeAgent(transport, greeting(credential), handlers, it.clock)
+        run = it.tasks.create_task(agent.run())
+        await it.clock.advance(20)
+        assert it.hub.reachable(AGENT)
+        call = it.caught(it.hub.call(AGENT, LOOK, Nothing()))
+        await it.clock.advance(10.1)
+        assert await call is None
+        await it.clock.advance(120)
+        assert [session.connected_for_s > 120 for session in it.hub.sessions()] == [True]
+        for each in (run, *transport.tasks):
+            each.cancel()
 
 
 async def test_an_agent_cannot_call_kahuna() -> None:

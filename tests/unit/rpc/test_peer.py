@@ -361,6 +361,19 @@ async def test_a_peer_that_sends_without_reading_is_cut_off() -> None:
         assert closed.value.code == CloseCode.OVERLOADED
 
 
+async def test_a_peer_that_tells_too_much_is_read_slowly() -> None:
+    clock, service = ManualClock(), Handlers()
+    async with wired(service, clock=clock, limits=Limits(told_per_s=10), capacity=100) as (_, wire):
+        for _ in range(40):
+            await wire.send({"jsonrpc": "2.0", "method": "test.news"})
+        for second in range(1, 4):
+            await settle(200)
+            assert len(service.notifications) == 11 * second
+            await clock.advance(1)
+        await settle(200)
+        assert len(service.notifications) == 40
+
+
 async def flood(wire: Wire) -> None:
     for call_id in range(100):
         await wire.call(call_id, "session.ping")
