@@ -16,6 +16,7 @@ import structlog
 from appliance.core.clock import Clock
 from appliance.core.errors import Busy, DeadlineExceeded, DriverError, KowabungaError, Unavailable
 from appliance.model.compute import ObservedDomain
+from appliance.model.domain_state import DomainReason
 from appliance.model.target import target
 from appliance.operations.engine import Engine
 from appliance.operations.operation import Origin
@@ -65,7 +66,7 @@ from appliance.services.durable import Durable
 from appliance.services.jobs import Job, instance_job, kompute_job, template_job, volume_job
 from appliance.services.seeds import Seeds
 from appliance.services.verify import list_images
-from appliance.store.base import Statement, Store
+from appliance.store.base import Consistency, Statement, Store
 
 PERIOD_S: Final = 300.0
 CATCH_UP_S: Final = 20.0
@@ -261,6 +262,10 @@ class Reconciler:
                 ),
             ]
         )
+        for row in rows:
+            if row.id in things and things[row.id].reason is DomainReason.IO_ERROR:
+                detail = "its guest was stopped when its disk refused a write: is the pool full?"
+                await self._alarm("guest_stopped_by_disk", target("instance", row.id), detail)
         for difference in differences:
             await self._act(difference)
 
@@ -312,9 +317,23 @@ class Reconciler:
             return  # it was recorded: nothing is to be done
         elif difference.trouble is Trouble.MISSING and kind != "instance":
             # A new image would be an empty one in the place of somebody's data.
-            await self._alarm("image_missing", difference.target, difference.detail)
+            await self._report_missing(object_id, difference)
         else:
             await self._mend(kind, object_id, difference)
+
+    async def _report_missing(self, object_id: str, difference: Difference) -> None:
+        """Report a row without its thing, unless it went meanwhile, or somebody is at work."""
+        still_wanted = await self._store.query(
+            Statement(
+                "SELECT 1 AS yes FROM (SELECT id, phase FROM volume"
+                " UNION ALL SELECT id, phase FROM template) WHERE id = ? AND phase <> 'deleting'"
+                " AND NOT EXISTS (SELECT 1 FROM operation_target WHERE target = ?)",
+                (object_id, difference.target),
+            ),
+            Consistency.LINEARIZABLE,
+        )
+        if still_wanted:
+            await self._alarm("image_missing", difference.target, difference.detail)
 
     async def _report_unknown(self, kind: str, object_id: str, difference: Difference) -> None:
         """Report a thing without a row, unless its row is elsewhere or came meanwhile."""

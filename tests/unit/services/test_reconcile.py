@@ -27,6 +27,7 @@ from appliance.resources.instance_work import PowerAction
 from appliance.resources.kaktus import KAKTUS_CAPS, KAKTUSES
 from appliance.resources.kompute import KOMPUTES
 from appliance.rpc.compute import COMPUTE_ENSURE_POWER, COMPUTE_GET_HOST
+from appliance.rpc.storage import STORAGE_LIST_IMAGES
 from appliance.services.reconcile import CATCH_UP_S, MENDS, PERIOD_S, Mends
 from appliance.services.verify import verify_world
 from appliance.store.base import Statement
@@ -165,6 +166,17 @@ async def test_a_lost_disk_is_reported_and_never_made_anew(cloud: Cloud) -> None
     assert [alarm.kind for alarm in await cloud.alarms.list()] == ["image_missing"]
     verdict = await verify_world(cloud.store, cloud.nodes, cloud.compute.seeds)
     assert [each.target for each in verdict.differences] == [f"volume/{volume}"]
+
+
+async def test_a_disk_that_is_deleted_meanwhile_is_not_reported(cloud: Cloud) -> None:
+    machine = await cloud.add_kompute("web")
+    gate = cloud.nodes.hold(STORAGE_LIST_IMAGES.name)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(cloud.compute.reconciler.look(cloud.agents[0]))
+        await until(lambda: gate.waiting == 1)
+        await (await cloud.compute.komputes.delete(ASKED, str(machine.id))).outcome()
+        gate.open()
+    assert await cloud.alarms.list() == []
 
 
 async def test_a_pool_that_its_node_refuses_is_reported_once_and_its_disks_are_not(
