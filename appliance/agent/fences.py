@@ -7,13 +7,13 @@ bytes, one per object that ever lived on this node; a million of them are 100 MB
 import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Final
 
 from appliance.core.aio import BlockingPool
 from appliance.core.errors import Corrupt, KowabungaError, Stale, Unavailable
-from appliance.core.files import sync_directory, sync_left
+from appliance.core.files import sync_left, write_atomic
 from appliance.model.target import Fence
 
 _TIMEOUT_S: Final = 10.0
@@ -21,6 +21,7 @@ _FORMAT: Final = 1
 # 4 bytes that file(1) and a careful operator can tell: "Kfen".
 _APPLICATION_ID: Final = 0x4B66656E
 
+_REMOVE: Final = "remove it only after every operation on this node has ended"
 _RAISE: Final = """
     INSERT INTO fence (target, epoch, fence) VALUES (?, ?, ?)
     ON CONFLICT (target) DO UPDATE SET epoch = excluded.epoch, fence = excluded.fence
@@ -72,7 +73,8 @@ class FenceBook:
             raise Stale(
                 f"the command for {target} carries fence {fence.epoch}.{fence.fence}, "
                 f"but {known.epoch}.{known.fence} is known here",
-                hint="another worker has taken this object over; re-read before acting",
+                hint="another worker has taken this object over, or an older state was put back by"
+                " hand: then stop Kahuna and use kowabunga state restore",
                 target=target,
             )
 
@@ -124,13 +126,19 @@ class FenceBook:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    path.touch(mode=0o600)
-    sync_directory(path.parent)
+    if not path.exists():
+        _create(path)
+    elif path.stat().st_size == 0:
+        raise Corrupt(f"{path} is empty", hint=_REMOVE)  # never the start of one, but a ruin
+    path.open("r+b").close()  # what may not be written says so better than SQLite does
     # A fence that is known already is admitted without another commit.
     sync_left(path.with_name(f"{path.name}-wal"))
     connection = sqlite3.connect(path)
     try:
-        _prepare(connection, path)
+        _check(connection, path)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")  # a commit is on the disk when it returns
+        connection.execute("SELECT 1 FROM fence LIMIT 1").fetchall()  # makes the log, while it can
     except sqlite3.DatabaseError as damaged:
         connection.close()
         raise _trouble(path, damaged) from damaged
@@ -140,38 +148,40 @@ def _open(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _create(path: Path) -> None:
+    """Write an empty book in one step."""
+    with closing(sqlite3.connect(":memory:")) as memory:
+        memory.execute(
+            "CREATE TABLE fence (target TEXT PRIMARY KEY, epoch INTEGER NOT NULL, "
+            "fence INTEGER NOT NULL) STRICT, WITHOUT ROWID"
+        )
+        memory.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+        memory.execute(f"PRAGMA user_version = {_FORMAT}")
+        write_atomic(path, memory.serialize(), mode=0o600)
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if (application, version) != (_APPLICATION_ID, _FORMAT):
+        raise Corrupt(
+            f"{path} is not a fence file of format {_FORMAT} (found {application:#x}/{version})",
+            hint="it was written by another program or a newer version: upgrade the agent",
+        )
+    findings = [finding for (finding,) in connection.execute("PRAGMA quick_check(1)")]
+    if findings != ["ok"]:
+        raise Corrupt(f"{path} is damaged: {findings[0]}", hint=_REMOVE)
+
+
 def _trouble(path: Path, error: sqlite3.Error) -> KowabungaError:
     """Tell damage, after which the file is lost, from a disk that may be mended."""
     code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
     if code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return Corrupt(
             f"{path} is damaged: {error}",
-            hint="remove it only after every operation on this node has ended",
+            hint=_REMOVE,
         )
     return Unavailable(
         f"fences cannot be kept in {path}: {error}",
         hint="free some space there, or check the disk and its mount; nothing was done",
     )
-
-
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")  # each commit is on the disk when it returns
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if (application, version) == (_APPLICATION_ID, _FORMAT):
-        return
-    tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-    if tables:
-        raise Corrupt(
-            f"{path} is not a fence file of format {_FORMAT} (found {application:#x}/{version})",
-            hint="it was written by another program or a newer version: upgrade the agent",
-        )
-    with connection:
-        connection.execute("BEGIN")  # the pragmas below are part of the same commit
-        connection.execute(
-            "CREATE TABLE fence (target TEXT PRIMARY KEY, epoch INTEGER NOT NULL, "
-            "fence INTEGER NOT NULL) STRICT, WITHOUT ROWID"
-        )
-        connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {_FORMAT}")

@@ -7,6 +7,7 @@ import pytest
 from appliance.agent.fences import FenceBook
 from appliance.core.errors import Corrupt, Stale, Unavailable
 from appliance.model.target import Fence, target
+from tests.support.faults import What, Where, breaks
 from tests.support.synced import watch_syncs
 
 INSTANCE = target("instance", "0" * 23 + "1")
@@ -109,6 +110,29 @@ async def test_a_damaged_file_stops_the_agent_instead_of_admitting_stale_command
     with pytest.raises(Corrupt, match="damaged"):
         async with FenceBook.open(damaged):
             pass
+
+
+@breaks(
+    What.DATABASE,
+    "the fences of an agent are emptied, or overwritten in part",
+    expected="the agent does not start, names the file and the next step, and changes nothing",
+    where=Where.HOST,
+)
+@pytest.mark.parametrize("spoil", ["empty", "page"])
+async def test_a_book_that_lost_fences_stops_the_agent(path: Path, spoil: str) -> None:
+    async with FenceBook.open(path) as book:
+        for number in range(200):
+            await book.admit(f"instance/{number:024x}", Fence(1, 1))
+    content = bytearray(path.read_bytes())
+    content[-4096:] = b"\xa5" * 4096
+    path.write_bytes(b"" if spoil == "empty" else content)
+    before = path.read_bytes()
+    for _ in range(2):
+        with pytest.raises(Corrupt, match=spoil if spoil == "empty" else "damaged") as told:
+            async with FenceBook.open(path):
+                pytest.fail("fences were lost, and nobody was told")
+        assert "remove it only after" in (told.value.hint or "")
+    assert path.read_bytes() == before
 
 
 async def test_a_database_of_somebody_else_is_refused(path: Path) -> None:
