@@ -13,10 +13,10 @@ _HEAD: Final = """\
 # Who may do what
 
 A user has one role, and works in the projects of their teams. Each route declares what it needs,
-and at each request that is compared with the rows as they are then: a role that was taken away, a team
-that was left, a key that was revoked count from the next request on. The first object in the path
-decides; one of another project and one that does not exist are refused alike (403). The master key,
-and root on the node of a Kahuna, may do what a superAdmin may. This page is generated
+and at each request that is compared with the rows as they are then: a role that was taken away, a
+team that was left, a key that was revoked count from the next request on. The first object in the
+path decides; one of another project and one that does not exist are refused alike (403). The master
+key, and root on the node of a Kahuna, may do what a superAdmin may. This page is generated
 (`./build.sh docs`).
 
 | | needs | anybody | any user | in the project: `user` | `projectAdmin` | `superAdmin` |
