@@ -11,7 +11,7 @@ import msgspec
 from appliance.core.clock import SystemClock
 from appliance.model.domain_state import DomainState
 from appliance.store.sqlite import SqliteStore
-from tests.chaos.crowd import MACHINE, QUOTA, V1, Crowd
+from tests.chaos.crowd import EXT, MACHINE, QUOTA, V1, Crowd
 from tests.chaos.users import Machine
 from tests.property.clients.invariants import broken
 
@@ -22,6 +22,7 @@ _EMPTY: Final = (
 )  # fmt: skip
 
 
+_NEVER: Final = frozenset({"image_missing", "image_unknown", "domain_unknown"})
 _BAD: Final = frozenset({"error", "critical"})
 
 
@@ -64,6 +65,12 @@ async def fill(crowd: Crowd) -> list[int]:
 
     statuses = await asyncio.gather(*(create(number) for number in range(QUOTA + 1)))
     return sorted(status for status in statuses if status != 201)
+
+
+async def false_alarms(crowd: Crowd) -> list[object]:
+    """Return the alarms about what is missing or unknown: nothing ever was."""
+    alarms = await crowd.ask("GET", f"{EXT}/alarms")
+    return [each for each in alarms if each["kind"] in _NEVER]
 
 
 async def wrong_rows(state: Path, *, empty: bool) -> dict[str, object]:

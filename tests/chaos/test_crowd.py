@@ -16,6 +16,7 @@ from tests.chaos.crowd import Crowd, Killable, Nodes, open_crowd
 from tests.chaos.gauges import Sample, growth, more, sample, told
 from tests.chaos.soundness import (
     bugs_told,
+    false_alarms,
     fences_ahead,
     fill,
     remove_all,
@@ -150,6 +151,7 @@ async def _check_that_nothing_is_left(crowd: Crowd) -> None:
     await remove_all(crowd)
     assert await crowd.come_to_rest(_REST_S) == []
     assert await fill(crowd) == [507]
+    assert await false_alarms(crowd) == []
     await remove_all(crowd)
     assert await crowd.come_to_rest(_REST_S) == []
     crowd.kahuna.stop()
