@@ -149,7 +149,8 @@ async def _day(directory: Path, clock: LeapingClock, seed: int, length: Length) 
             id="hours",
             marks=breaks(
                 What.CROWD,
-                "hours of creates, reboots, reconnects, consoles and prunes, in seconds",
+                "a day in manual time, some hours of it: creates, reboots, reconnects, consoles and"
+                " prunes",
                 expected="rows, tasks, memory and files stay flat, and timers go on",
                 where=Where.SIMULATED,
             ),
@@ -159,8 +160,8 @@ async def _day(directory: Path, clock: LeapingClock, seed: int, length: Length) 
             id="days",
             marks=breaks(
                 What.CROWD,
-                "a day and a half of the same in minutes",
-                expected="the same; what is older than the history that is kept is gone",
+                "a day in manual time, whole, and half of the next",
+                expected="rows, tasks, memory and files stay flat, timers go on, and history ends",
                 where=Where.SIMULATED,
                 long=True,
             ),
