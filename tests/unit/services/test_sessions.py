@@ -23,6 +23,7 @@ from appliance.core.secret import Secret
 from appliance.model.principal import Principal, PrincipalKind
 from appliance.resources.user import USERS, User, UserRole
 from appliance.services.attempts import Attempts
+from appliance.services.invariants import verify_rows
 from appliance.services.passwords import Passwords, check_password, estimate_bits
 from appliance.services.sessions import Sessions
 from appliance.services.settings import Settings
@@ -271,9 +272,13 @@ async def test_a_key_is_handed_over_once_and_only_its_hash_is_kept(
     door: Door, cloud: Cloud
 ) -> None:
     await door.users.issue_key(door.user_id)
+    assert await verify_rows(cloud.store) == []
     key = (await door.users.collect_key(door.user_id)).reveal_text()
     with pytest.raises(Conflict):
         await door.users.collect_key(door.user_id)
+    await door.users.issue_key(door.user_id)
+    await cloud.catalog.delete(USERS, door.user_id)
+    assert await verify_rows(cloud.store) == []
     rows = await cloud.rows()
     assert key not in str(rows)
     assert PASSWORD not in str(rows)
