@@ -59,6 +59,9 @@ class _Enrolled(msgspec.Struct, frozen=True):
     id: str
 
 
+_NOT_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
 class _Refusal(msgspec.Struct, frozen=True):
     reason: str
 
@@ -74,7 +77,7 @@ def read_credential_file(path: Path, agent_type: AgentType) -> tuple[Identity, s
         file = msgspec.json.decode(read_private(path), type=CredentialFile)
     except FileNotFoundError as missing:
         raise Invalid(f"there is no credential file {path}", field="credential_file") from missing
-    except (msgspec.DecodeError, UnicodeDecodeError):  # not chained: it may quote what it read
+    except _NOT_JSON:  # not chained: it may quote what it read
         raise Invalid(
             f"{path} is not a credential file",
             hint="write one: kowabunga agent credential ID --output FILE",
@@ -161,7 +164,7 @@ async def ensure_enrolled(
         return Identity(agent_id, credential)
     try:
         return Identity(msgspec.json.decode(known, type=_Enrolled).id, credential)
-    except (msgspec.DecodeError, UnicodeDecodeError) as bad:
+    except _NOT_JSON as bad:
         raise Corrupt(
             f"{directory / _IDENTITY} is damaged",
             hint=f"remove {directory} and enrol this node under another name",
@@ -182,7 +185,7 @@ def _ensure_key(path: Path) -> bytes:
 def _refused(response: httpx.Response) -> KowabungaError:
     try:
         reason = msgspec.json.decode(response.content, type=_Refusal).reason
-    except msgspec.DecodeError:
+    except _NOT_JSON:
         reason = f"the local Kahuna answered {response.status_code}"
     if response.status_code in (503, 504):
         return Unavailable(reason)

@@ -29,6 +29,8 @@ EXT: Final = "/api/ext/v1"
 V1: Final = "/api/v1"
 DEFAULT_SOCKET: Final = Path("/var/lib/kowabunga/run/api.sock")
 
+_NOT_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 Json = Any  # what a JSON text may hold: the API's objects are passed on unchanged
 
 
@@ -120,7 +122,12 @@ class ApiClient:
         Raises as `call` does.
         """
         status, content = self._fetch(method, path, body, query, headers)
-        return Answer(status, msgspec.json.decode(content) if content else None)
+        try:
+            return Answer(status, msgspec.json.decode(content) if content else None)
+        except _NOT_JSON as odd:
+            raise Unavailable(
+                f"{self._where()} answers what no Kahuna would", hint="check the URL"
+            ) from odd
 
     def call_raw(self, method: str, path: str, *, body: Json = None) -> bytes:
         """Do as `call` does, and return the answer as it came."""
@@ -265,5 +272,5 @@ def _refusal(response: httpx.Response) -> Refused:
         return Refused(
             response.status_code, msgspec.json.decode(response.read(), type=_Body).reason
         )
-    except msgspec.MsgspecError:
+    except _NOT_JSON:
         return Refused(response.status_code, f"the server answered {response.status_code}")

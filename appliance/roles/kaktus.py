@@ -155,7 +155,7 @@ async def _is_accelerated(choice: Acceleration, directory: Path) -> bool:
     if choice is not Acceleration.AUTO:
         return choice is Acceleration.KVM
     memory, boot_id = directory / "probe.json", read_boot_id()
-    with suppress(FileNotFoundError, msgspec.DecodeError):
+    with suppress(FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         known = msgspec.json.decode(memory.read_bytes(), type=_Probed)
         if known.boot_id == boot_id:
             return known.kvm

@@ -1,26 +1,35 @@
 """What fuzzers share: how long they run, texts that have broken programs before, and JSON."""
 
+from collections.abc import Callable
 from typing import Final, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.faults import LONG
 
 T = TypeVar("T")
+Test = TypeVar("Test", bound=Callable[..., object])
 
-_LONGER: Final = 200  # times, with --long
+_LONGER: Final = 50  # times, with --long
 
 
-def budget(examples: int) -> settings:
-    """Return so many examples, the same ones each time; with --long many more, others each time."""
-    return settings(
+def budget(examples: int) -> Callable[[Test], Test]:
+    """Try so many examples, the same ones each time; with --long many more, others each time."""
+    bounds = settings(
         max_examples=examples * (_LONGER if LONG else 1),
         derandomize=not LONG,
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
+    return lambda test: for_long(bounds(test))
+
+
+def for_long(test: Test) -> Test:
+    """Give a test the time that it needs with --long."""
+    return pytest.mark.timeout(3600)(test) if LONG else test
 
 
 def examples(strategy: st.SearchStrategy[T], count: int) -> list[T]:

@@ -36,7 +36,7 @@ from appliance.rpc.method import Nothing
 from appliance.rpc.methods import AGENT_PING, METHODS
 from appliance.rpc.transport import STREAM_SUBPROTOCOL, CloseCode, Transport, TransportClosed
 from tests.support.faults import LONG, What, Where, breaks
-from tests.support.fuzz import JSON, examples
+from tests.support.fuzz import JSON, examples, for_long
 from tests.support.fuzz_structs import almost, fitting
 from tests.support.rpc import AGENT, OTHER, SYSTEM_CLOCK, Directory, Recorder, greeting, no_users
 from tests.support.wait import until
@@ -183,6 +183,7 @@ async def read_all(raw: ClientConnection) -> None:
     expected="Kahuna answers or closes; other agents notice nothing",
     where=Where.HOST,
 )
+@for_long
 async def test_an_agent_that_goes_mad_over_a_real_socket(tmp_path: Path) -> None:
     batches = [*([text] for text in ODD_TEXTS), *examples(BATCHES, ROUNDS)]
     async with serving() as server, agent(tmp_path, server, OTHER, WebSocketDialer(None)):
@@ -310,10 +311,11 @@ class MadTransport:
     expected="the agent answers or closes, comes back and does what it is told",
     where=Where.HOST,
 )
+@for_long
 async def test_a_kahuna_that_goes_mad_over_a_real_socket(tmp_path: Path) -> None:
     dialer = MadKahuna([*([text] for text in ODD_TEXTS), *examples(BATCHES, ROUNDS)])
     async with serving() as server, agent(tmp_path, server, OTHER, dialer):
-        await until(lambda: not dialer.batches, timeout_s=600 if LONG else 60)
+        await until(lambda: not dialer.batches, timeout_s=3000 if LONG else 60)
         async with asyncio.timeout(60):  # the session that was mad last may still end
             while not await answers(server):  # noqa: ASYNC110 - any condition
                 await asyncio.sleep(0.01)

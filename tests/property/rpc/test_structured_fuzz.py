@@ -33,7 +33,7 @@ from appliance.services.reconcile import Reconciler
 from appliance.services.verify import list_images, verify_world
 from tests.support.cloud import Cloud, open_cloud
 from tests.support.faults import What, Where, breaks
-from tests.support.fuzz import budget, examples
+from tests.support.fuzz import budget, examples, for_long
 from tests.support.fuzz_structs import almost, fitting
 from tests.support.rpc import SYSTEM_CLOCK
 
@@ -153,6 +153,7 @@ ANSWERS: Final = st.fixed_dictionaries(
     expected="what is stored of it fits, the rest is logged; no other node suffers",
     where=Where.SIMULATED,
 )
+@for_long
 async def test_nonsense_of_an_agent_costs_kahuna_a_line_in_its_log(cloud: Cloud) -> None:
     for seed, answers in enumerate(examples(ANSWERS, 40)):
         nodes = MadNodes(seed, answers)

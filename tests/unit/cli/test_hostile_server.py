@@ -48,6 +48,7 @@ class Mutator(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
     upstream: str
     keys = False
+    says: bytes | None = None  # whatever is asked
     ids: dict[str, str]
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -81,7 +82,9 @@ class Handler(BaseHTTPRequestHandler):
                 self.command, self.path, content=self.rfile.read(length), headers=kind
             )
         lines = [json.loads(line) for line in got.content.splitlines()]
-        content = b"\n".join(json.dumps(self.server.mutated(line)).encode() for line in lines)
+        content = self.server.says or b"\n".join(
+            json.dumps(self.server.mutated(line)).encode() for line in lines
+        )
         self.send_response(got.status_code)
         self.send_header("content-length", str(len(content)))
         self.end_headers()
@@ -141,3 +144,18 @@ def harmful(command: str, told: Result) -> list[str]:
         for line in lines
         if "Traceback" in line or line.startswith("\x1b") or not line.isprintable()
     ]
+
+
+@breaks(
+    What.INPUT,
+    "an answer that is no JSON: a web page, broken UTF-8, a million brackets",
+    expected="the command says that no Kahuna is there, and is no bug",
+    where=Where.HOST,
+)
+def test_an_answer_that_is_no_json_is_no_bug(cli: Cli, mutator: Mutator) -> None:
+    for says in (b"<html>\x1b[2J", b'{"reason": "\xff"}', b"[" * 1_000_000, b'"\\ud800"', b"\0"):
+        mutator.says = says
+        for command in ("region list", "settings list", "region show x"):
+            told = cli(*command.split())
+            assert told.code == 6, told
+            assert harmful(command, told) == []
