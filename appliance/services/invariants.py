@@ -171,7 +171,8 @@ CHECKS: Final[tuple[Check, ...]] = (
             "SELECT 'secret ' || name || ' belongs to ' || owner || ', which does not exist'"
             " AS finding FROM secret WHERE owner <> 'cluster' AND owner NOT IN ("
             " SELECT 'agent/' || id FROM agent UNION ALL SELECT 'instance/' || id FROM instance"
-            " UNION ALL SELECT 'project/' || id FROM project UNION ALL SELECT 'user/' || id FROM user"
+            " UNION ALL SELECT 'project/' || id FROM project"
+            " UNION ALL SELECT 'user/' || id FROM user"
             " UNION ALL SELECT 'certificate_authority/' || id FROM certificate_authority)"
             " ORDER BY owner, name"
         ),
