@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
-from tests.support.far_cloud import Far, FarCloud, Meanwhile, Process, far_cloud, name_kahuna
+from tests.support.far_cloud import Far, FarCloud, Meanwhile, Process, name_kahuna
 from tests.support.far_role import LongWay
 from tests.support.faults import What, Where, breaks
 from tests.support.wait import until_now
@@ -20,12 +20,6 @@ _DONE = "the work under way ends once the network is well, and nothing is done t
 _NOTICED = "both sides notice within 15 s, " + _DONE.replace(
     "the work", "the agent comes back, work"
 )
-
-
-@pytest.fixture(scope="module")
-def cloud(tmp_path_factory: pytest.TempPathFactory) -> Generator[FarCloud]:
-    with far_cloud(tmp_path_factory.mktemp("far"), 4, latency_s=0.2) as cloud:
-        yield cloud
 
 
 def begin(cloud: FarCloud, work: Callable[[], object]) -> Meanwhile:
@@ -79,7 +73,7 @@ def test_reset(cloud: FarCloud) -> None:
     where=Where.NAMESPACE,
 )  # fmt: skip
 def test_loss(cloud: FarCloud) -> None:
-    far = cloud.agents[0]
+    far = cloud.agents[1]
     end = far.port_of_kahuna
     lose = "meta l4proto tcp numgen random mod 100 < 20 drop"
     with cloud.trouble(f"input iifname {end} {lose}", f"output oifname {end} {lose}"):
@@ -95,7 +89,7 @@ def test_loss(cloud: FarCloud) -> None:
     where=Where.NAMESPACE,
 )  # fmt: skip
 def test_flapping(cloud: FarCloud) -> None:
-    far = cloud.agents[0]
+    far = cloud.agents[2]
 
     @contextmanager
     def flap() -> Generator[None]:
@@ -156,15 +150,15 @@ def _was_left(far: Far) -> bool:
     where=Where.NAMESPACE,
 )  # fmt: skip
 def test_another_address(cloud: FarCloud) -> None:
-    far = cloud.agents[1]
+    far = cloud.agents[3]
     old = cloud.until_connected(far)
     made = begin(cloud, lambda: cloud.create(far, "moving"))
     name_kahuna(far.hosts, "")
     cloud.reset_connections(far)
     until_now(lambda: "Name or service" in far.process.told(), "the agent tells")
-    for change in (("del", "10.99.2.1/24"), ("add", "10.99.2.9/24")):
+    for change in (("del", "10.99.4.1/24"), ("add", "10.99.4.9/24")):
         cloud.network.run("ip", "address", *change, "dev", far.port_of_kahuna)
-    name_kahuna(far.hosts, "10.99.2.9")
+    name_kahuna(far.hosts, "10.99.4.9")
     cloud.until_connected(far, but_not=old)
     made.result()
     cloud.assert_sound()
