@@ -17,7 +17,6 @@ from appliance.core.clock import Clock
 from appliance.core.errors import Busy, DeadlineExceeded, DriverError, KowabungaError, Unavailable
 from appliance.model.compute import ObservedDomain
 from appliance.model.domain_state import DomainReason
-from appliance.model.domain_state import DomainReason
 from appliance.model.target import target
 from appliance.operations.engine import Engine
 from appliance.operations.operation import Origin
@@ -263,10 +262,6 @@ class Reconciler:
                 ),
             ]
         )
-        for row in rows:
-            if row.id in things and things[row.id].reason is DomainReason.IO_ERROR:
-                detail = "its guest was stopped when its disk refused a write: is the pool full?"
-                await self._alarm("guest_stopped_by_disk", target("instance", row.id), detail)
         for row in rows:
             if row.id in things and things[row.id].reason is DomainReason.IO_ERROR:
                 detail = "its guest was stopped when its disk refused a write: is the pool full?"

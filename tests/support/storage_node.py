@@ -72,7 +72,7 @@ class StorageNode:
 
     def assert_sound(self) -> None:
         """Every row has its thing and every thing its row, once no operation is under way."""
-        until_now(lambda: not self.unfinished(), "all operations end")
+        until_now(lambda: not self.unfinished(), "all operations end", timeout_s=300)
         with _client(self.socket) as client:
             verdict = client.post(f"{EXT}/state/verify").raise_for_status().json()
         assert verdict["findings"] == []

@@ -105,14 +105,20 @@ def test_a_guest_that_fills_its_pool_is_stopped_and_goes_on(cloud: RealCloud) ->
         assert answer.status_code == 201, answer.text
         kompute = answer.json()["id"]
         until_now(
-            lambda: "I/O Error" in api.get(f"/kompute/{kompute}/state")["reason"], "it stands still"
+            lambda: "I/O Error" in api.get(f"/kompute/{kompute}/state")["reason"],
+            "it stands still",
+            timeout_s=300,
         )
-        until_now(lambda: bool(cloud.ext("/alarms")), "an alarm is raised")
+        until_now(lambda: bool(cloud.ext("/alarms")), "an alarm is raised", timeout_s=300)
         assert {alarm["kind"] for alarm in cloud.ext("/alarms")} == {"guest_stopped_by_disk"}
         relieve(cloud, place)
         cloud.kaktus.kill()
         cloud.kaktus.start()  # it is looked at when it comes, and every few minutes
-        until_now(lambda: api.get(f"/kompute/{kompute}/state")["state"] == "Running", "it goes on")
+        until_now(
+            lambda: api.get(f"/kompute/{kompute}/state")["state"] == "Running",
+            "it goes on",
+            timeout_s=300,
+        )
         cloud.assert_sound()
         api.delete(f"/kompute/{kompute}")
         api.delete(f"/template/{template}")

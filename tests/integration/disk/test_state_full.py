@@ -17,6 +17,7 @@ from tests.support.wait import until_now
 
 pytestmark = pytest.mark.timeout(600)
 EXT = "/api/ext/v1"
+LIMIT_S = 300.0
 FULL_WHILE_COMMITTING = breaks(
     What.DISK,
     "disk of Kahuna's state full while it commits",
@@ -49,7 +50,7 @@ def refused(answer: httpx.Response, place: str, step: str) -> None:
 
 def assert_sound(client: httpx.Client) -> None:
     """Wait until no operation works on anything, then look."""
-    until_now(lambda: not unfinished(client), "all operations end")
+    until_now(lambda: not unfinished(client), "all operations end", timeout_s=LIMIT_S)
     found = client.post(f"{EXT}/state/verify").json()
     assert found == {"findings": []}
 
@@ -71,7 +72,7 @@ def create_team(client: httpx.Client, number: int) -> httpx.Response:
 
 @FULL_WHILE_COMMITTING
 def test_what_was_answered_is_kept_and_the_rest_refused(served: Simulated, disk: SmallDisk) -> None:
-    with served.client() as client:
+    with served.client(LIMIT_S) as client:
         kept = {create_team(client, 0).json()["id"]}
         disk.fill()
         for number in range(1, 5000):
@@ -101,7 +102,7 @@ def test_komputes_under_way_are_made_or_undone_once_there_is_space(
     enough = threading.Event()
 
     def work(name: str, project: str, zone: str) -> None:
-        with served.client() as client:
+        with served.client(LIMIT_S) as client:
             number = 0
             while not enough.is_set():
                 number += 1
@@ -124,7 +125,7 @@ def test_komputes_under_way_are_made_or_undone_once_there_is_space(
                         made.discard(kompute_id)  # whatever became of it
 
     numbers = itertools.count()
-    with served.client() as client:
+    with served.client(LIMIT_S) as client:
         furnished = furnish(Api(client))
         workers = [
             threading.Thread(target=work, args=(f"k{number}", furnished.project, furnished.zone))
@@ -135,10 +136,16 @@ def test_komputes_under_way_are_made_or_undone_once_there_is_space(
         try:
             for _ in range(2):
                 before = len(made)
-                until_now(lambda: len(made) > before + 4, "Komputes are made")  # noqa: B023
+                until_now(
+                    lambda: len(made) > before + 4,  # noqa: B023
+                    "Komputes are made",
+                    timeout_s=LIMIT_S,
+                )
                 disk.fill()
                 until_now(
-                    lambda: create_team(client, next(numbers)).status_code == 503, "it is full"
+                    lambda: create_team(client, next(numbers)).status_code == 503,
+                    "it is full",
+                    timeout_s=LIMIT_S,
                 )
                 disk.relieve()
         finally:
@@ -161,7 +168,7 @@ def test_komputes_under_way_are_made_or_undone_once_there_is_space(
 )
 def test_a_disk_that_becomes_read_only_loses_nothing(tmp_path: Path) -> None:
     with failing_disk(tmp_path / "state", tmp_path / "disk.img") as disk:
-        with simulation(tmp_path) as served, served.client() as client:
+        with simulation(tmp_path) as served, served.client(LIMIT_S) as client:
             kept = {create_team(client, number).json()["id"] for number in range(20)}
             disk.fail()
             refusals = [create_team(client, number) for number in range(20, 25)]
@@ -172,7 +179,7 @@ def test_a_disk_that_becomes_read_only_loses_nothing(tmp_path: Path) -> None:
             assert set(client.get("/api/v1/team").json()) == kept
             assert client.post(f"{EXT}/state/verify").json() == {"findings": []}
         disk.mend()
-        with simulation(tmp_path) as served, served.client() as client:
+        with simulation(tmp_path) as served, served.client(LIMIT_S) as client:
             found = set(client.get("/api/v1/team").json())
             assert kept <= found
             # Of those whose outcome was unknown, some may be there.
@@ -188,7 +195,7 @@ def test_a_disk_that_becomes_read_only_loses_nothing(tmp_path: Path) -> None:
     where=Where.HOST,
 )
 def test_a_directory_that_is_taken_away_stays_in_use(served: Simulated, disk: SmallDisk) -> None:
-    with served.client() as client:
+    with served.client(LIMIT_S) as client:
         disk.path.chmod(0)
         os.chown(disk.path, 65534, 65534)
         answers = [create_team(client, number) for number in range(20)]

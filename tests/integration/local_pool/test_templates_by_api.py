@@ -254,7 +254,11 @@ async def test_an_import_goes_on_when_its_server_comes_back(
         page = Page(content=image, cut_at=3 * MIB)
         url = web.put("/image", page)
         creating = group.create_task(create(client, node, url))
-        await until(lambda: node.unfinished() and node.unfinished()[0]["problem"], "it tells why")
+        await until(
+            lambda: node.unfinished() and node.unfinished()[0]["problem"],
+            "it tells why",
+            timeout_s=300,
+        )
         assert "broke off" in node.unfinished()[0]["problem"]["detail"]
         if version == "other":
             image = BOOT + random.Random(2).randbytes(5 * MIB)
@@ -288,7 +292,11 @@ async def test_an_import_that_gets_nowhere_is_ended_by_deleting_the_template(
             page.stall_at = 3 * MIB
         creating = group.create_task(create(client, node, web.put("/image", page)))
         if fault == "long":
-            await until(lambda: node.unfinished() and node.unfinished()[0]["problem"], "it tells")
+            await until(
+                lambda: node.unfinished() and node.unfinished()[0]["problem"],
+                "it tells",
+                timeout_s=300,
+            )
             assert "broke off" in node.unfinished()[0]["problem"]["detail"]
         else:
             await web.stalled.wait()
