@@ -27,6 +27,7 @@ from appliance.rpc.transport import (
 
 # uvicorn tells a vanished client by an OSError and a send after the close by a RuntimeError.
 _GONE: Final = (WebSocketDisconnect, OSError, RuntimeError)
+_NO_CODE: Final = 1005  # RFC 6455, section 7.4.1
 
 
 class AsgiTransport:
@@ -59,7 +60,10 @@ class AsgiTransport:
         except _GONE as gone:
             raise self._end(CloseCode.ABNORMAL, "the connection broke") from gone
         if message["type"] != "websocket.receive":
-            raise self._end(message.get("code", CloseCode.ABNORMAL), message.get("reason") or "")
+            code: int = message.get("code", _NO_CODE)
+            if code == _NO_CODE:  # uvicorn says so, too, when no goodbye came
+                raise self._end(CloseCode.ABNORMAL, "the connection broke")
+            raise self._end(code, message.get("reason") or "")
         text: str | None = message.get("text")
         frame: bytes = message.get("bytes") or b"" if text is None else text.encode()
         if (text is not None) != self._text:

@@ -66,6 +66,7 @@ def test_reset(cloud: FarCloud) -> None:
         yield
 
     create_and_delete(cloud, far, reset)
+    assert "1006 the connection broke" in cloud.kahuna.told()
 
 
 @breaks(
