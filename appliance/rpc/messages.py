@@ -5,17 +5,27 @@ used becomes a `Malformed` that says which standard code answers it. Must not do
 """
 
 from enum import IntEnum
+from itertools import islice
 from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-from appliance.core.errors import Invalid, KowabungaError, NotFound, Problem, from_problem
+from appliance.core.errors import (
+    ContextValue,
+    Invalid,
+    KowabungaError,
+    NotFound,
+    Problem,
+    from_problem,
+)
 from appliance.rpc.gateway import Command
 
 R = TypeVar("R", bound=msgspec.Struct)
 
 MAX_MESSAGE_BYTES: Final = 1 << 20
+_MOST_TEXT: Final = 2000  # characters of an error's texts
+_MOST_CONTEXT: Final = 32
 _MAX_DEADLINE_MS: Final = 24 * 3600 * 1000
 
 CallId = Annotated[int, Meta(ge=0, le=2**53 - 1)]
@@ -189,9 +199,29 @@ def decode_frame(data: bytes) -> Frame:
 
 
 def rebuild_error(error: ErrorObject) -> KowabungaError:
-    if error.data is not None:
-        return from_problem(error.data)
-    return KowabungaError(f"the other side failed: {error.message} ({error.code})")
+    """Return the error of the other side, no longer than what is kept and shown of it."""
+    if error.data is None:
+        return KowabungaError(f"the other side failed: {_short(error.message)} ({error.code})")
+    told = error.data
+    context = dict(islice(told.context.items(), _MOST_CONTEXT))
+    return from_problem(
+        Problem(
+            told.code,
+            _short(told.detail),
+            None if told.hint is None else _short(told.hint),
+            {_short(key): _short_value(value) for key, value in context.items()},
+        )
+    )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MOST_TEXT else text[: _MOST_TEXT - 3] + "..."
+
+
+def _short_value(value: ContextValue) -> ContextValue:
+    if isinstance(value, str):
+        return _short(value)
+    return value if -(2**63) <= value < 2**63 else 0
 
 
 def _encode_error(call_id: int | None, code: ErrorCode, problem: Problem) -> bytes:

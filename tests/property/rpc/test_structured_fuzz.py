@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -17,21 +17,29 @@ from hypothesis import strategies as st
 from appliance.agent.dispatch import Dispatcher
 from appliance.agent.fences import FenceBook
 from appliance.agent.simulated import simulated_handlers
-from appliance.core.errors import Corrupt, KowabungaError
+from appliance.core.errors import Busy, Corrupt, DriverError, KowabungaError
 from appliance.drivers.fake.node import NodeTraits, SimulatedNode
 from appliance.drivers.fake.world import World
 from appliance.model.agent import AgentType
 from appliance.model.storage import LocalPool
 from appliance.model.target import Fence
+from appliance.resources.kompute import KOMPUTES
+from appliance.resources.observed import Trouble
 from appliance.rpc.gateway import Command
-from appliance.rpc.messages import ErrorCode, Malformed, decode_frame, decode_result
+from appliance.rpc.messages import (
+    ErrorCode,
+    Malformed,
+    decode_frame,
+    decode_result,
+    rebuild_error,
+)
 from appliance.rpc.method import AnyMethod, Method
 from appliance.rpc.methods import METHODS, Event
 from appliance.rpc.storage import STORAGE_LIST_IMAGES
 from appliance.services.durable import Durable
 from appliance.services.reconcile import Reconciler
 from appliance.services.verify import list_images, verify_world
-from tests.support.cloud import Cloud, open_cloud
+from tests.support.cloud import ASKED, Cloud, open_cloud
 from tests.support.faults import What, Where, breaks
 from tests.support.fuzz import budget, examples, for_long
 from tests.support.fuzz_structs import almost, fitting
@@ -192,3 +200,84 @@ def test_a_fence_that_cannot_be_kept_is_refused_when_it_is_read(fence: int) -> N
     with pytest.raises(Malformed) as refused:
         decode_frame(json.dumps(call).encode())
     assert (refused.value.code, refused.value.call_id) == (ErrorCode.INVALID_PARAMS, 7)
+
+
+def test_an_error_of_the_other_side_is_no_longer_than_what_is_kept_of_it() -> None:
+    endless = {"x" * 9000: "y" * 9000, "number": 10**400, **{str(n): n for n in range(1000)}}
+    problem = {"code": "busy", "detail": "z" * 900_000, "hint": "h" * 9000, "context": endless}
+    frame = {"jsonrpc": "2.0", "id": 1, "error": {"code": 1, "message": "m", "data": problem}}
+    answer = decode_frame(json.dumps(frame).encode())
+    assert answer.error is not msgspec.UNSET
+    error = rebuild_error(answer.error)
+    assert isinstance(error, Busy)
+    assert len(msgspec.json.encode(error.to_problem())) < 10_000
+    assert error.context["number"] == 0
+
+
+class Moody:
+    """Agents that are mad at times: they answer nonsense, or fail with odd texts."""
+
+    def __init__(self, cloud: Cloud, answers: list[dict[str, list[Any]]]) -> None:
+        self._sane = cloud.nodes.call
+        cloud.nodes.call = self.call  # type: ignore[method-assign] # of the tests' own nodes
+        self._answers = answers
+        self._chance = random.Random(0)
+        self.is_mad = True
+
+    async def call(
+        self,
+        agent_id: str,
+        method: Method[P, R],
+        params: P,
+        *,
+        timeout_s: float | None = None,
+        command: Command | None = None,
+    ) -> R:
+        if not self.is_mad or self._chance.random() < 0.5:
+            return await self._sane(agent_id, method, params, timeout_s=timeout_s, command=command)
+        if self._chance.random() < 0.3:
+            raise DriverError("\x00\x1b[2J\u202e" * 500, hint="\x00", field="\x00", id=2**63 - 1)
+        answer = self._chance.choice(self._chance.choice(self._answers)[method.name])
+        return msgspec.json.decode(json.dumps(answer), type=method.result)
+
+
+@breaks(
+    What.INPUT,
+    "agents that answer the steps of operations with nonsense, or fail with control characters",
+    expected="each operation ends; once they are sane, all rows have their things again",
+    where=Where.SIMULATED,
+)
+@for_long
+async def test_operations_end_whatever_agents_answer(tmp_path: Path) -> None:
+    answers = examples(
+        st.fixed_dictionaries(
+            {
+                method.name: st.lists(fitting(method.result), min_size=1, max_size=2)
+                for method in SERVED
+            }
+        ),
+        20,
+    )
+    async with open_cloud(tmp_path, hosts=1) as cloud:
+        moody = Moody(cloud, answers)
+        for number in range(12):
+            with suppress(KowabungaError):
+                await cloud.add_kompute(f"web-{number}")
+        for kompute_id in await cloud.catalog.list_ids(KOMPUTES):
+            with suppress(KowabungaError):
+                begun = await cloud.compute.komputes.delete(ASKED, kompute_id)
+                await begun.outcome()
+        moody.is_mad = False
+        wrong = [""]
+        for _ in range(20):
+            for operation in await cloud.engine.list(unfinished=True):
+                await cloud.engine.wait(operation.id, 60)
+            await cloud.compute.reconciler.look(cloud.agents[0])
+            verdict = await verify_world(cloud.store, cloud.nodes, cloud.compute.seeds)
+            # What they hid is nobody's now: it is told of, and never removed.
+            hidden = (Trouble.UNKNOWN, Trouble.FLAW)
+            wrong = [str(each) for each in verdict.differences if each.trouble not in hidden]
+            if not wrong and not await cloud.engine.list(unfinished=True):
+                break
+        assert wrong == []
+        assert verdict.unseen == ()
