@@ -85,7 +85,7 @@ def _walk(folder: Path) -> Iterator[Path]:
             continue
         if path.is_dir():
             yield from _walk(path)
-        elif path.suffix in (".py", ".pyc", ".so"):
+        elif path.suffix in (".py", ".pyc", ".so", ".sql"):
             yield path
 
 

@@ -101,19 +101,20 @@ async def _play_kaktus(assignment: Assignment, tell: Tell, death: Death) -> None
 class MortalStore:
     """Points: `submit KIND`, `KIND step STEP`, `KIND finish`, each with `before` or `after`.
 
-    The last step's record is in the batch that finishes. Kinds are those of operations that were
-    submitted to this process.
+    The last step's record is in the batch that finishes.
     """
 
     def __init__(self, store: Store, death: Death) -> None:
         self._store = store
         self._death = death
-        self._kinds: dict[object, object] = {}
+        self._kinds: dict[object, object] = {}  # of operations, by id
 
     async def query(
         self, statement: Statement, consistency: Consistency = Consistency.WEAK
     ) -> list[Row]:
-        return await self._store.query(statement, consistency)
+        rows = await self._store.query(statement, consistency)
+        self._kinds |= {row["id"]: row["kind"] for row in rows if {"id", "kind"} <= row.keys()}
+        return rows
 
     async def batch(self, statements: Sequence[Statement]) -> list[int]:
         point = self._point(statements)

@@ -15,6 +15,7 @@ from appliance.drivers.local_pool.known_pools import MARK
 from tests.support.libvirtd import Libvirtd
 
 _ID: Final = re.compile(r"[0-9a-f]{24}")
+_MARK: Final = ".kowabunga-pool"  # tells a pool that is mounted from one that is not
 _OWN_LINKS: Final = re.compile(r"kw|br|kowa")
 
 

@@ -6,151 +6,32 @@ a template of `small_guest`, and everything is made through the REST API.
 """
 
 import asyncio
-import os
-import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
-import msgspec
 
 from appliance.model.node import Acceleration, KahunaSection, KaktusSection, NodeConfig, Role
-from appliance.model.node_status import RoleState
-from appliance.roles.node import Assignment, Report, assignments
-from tests.support.death import arm
+from appliance.roles.node import assignments
 from tests.support.furnish import Api
 from tests.support.libvirtd import Libvirtd, private_libvirtd
 from tests.support.node_remains import Existing, find_remains
+from tests.support.role_process import LIMIT_S, RoleProcess
 from tests.support.small_guest import make_bootable
 from tests.support.wait import until_now
-from tests.support.wrong_clock import clock_of, set_clock
 
 EXT: Final = "/api/ext/v1"
 MIB: Final = 2**20
-_LIMIT_S: Final = 100.0
-_TOP: Final = Path(__file__).parents[2]
 _IMAGES_PORT: Final = 8000
 _OF_IMAGES: Final = ("instance", "volume", "template")
-# It opens its input first, so that whoever started it has gone when the role looks at its parent.
-_START: Final = """
-cd "$1"
-exec "$2" -m tests.support.mortal_role "$3" <"$4" >"$5" 2>>"$6"
-"""
-_IN_BACKGROUND: Final = 'sh -c "$0" sh "$@" >/dev/null 2>&1 & echo $!'
-
-
-class RoleProcess:
-    """One role of the node, as its supervisor runs it, in a process that a test may kill."""
-
-    def __init__(self, libvirtd: Libvirtd, directory: Path, assignment: Assignment) -> None:
-        self.log = directory / f"{assignment.role}.log"
-        self._libvirtd = libvirtd
-        # Its parent, once started, is the process that all others there end with.
-        self._assignment = msgspec.structs.replace(assignment, supervisor=1)
-        self._input = directory / f"{assignment.role}.in"
-        self._reports = directory / f"{assignment.role}.out"
-        self._death = directory / f"{assignment.role}.death"
-        self.pid = 0  # as the tests' own processes see it
-        self._is_armed = False
-        os.mkfifo(self._input)
-
-    def start(self, *, die_at: str | None = None) -> None:
-        """Start it; it works when this returns, unless it is to die at a point before that."""
-        self.spare()
-        if die_at is not None:
-            self.die_at(die_at)
-        files = (self._death, self._input, self._reports, self.log)
-        script = ("sh", "-c", _IN_BACKGROUND, _START, _TOP, sys.executable, *files)
-        self._reports.unlink(missing_ok=True)
-        self.pid = _seen_from_here(self._libvirtd, self._libvirtd.run(*script).strip())
-        self._input.write_bytes(msgspec.json.encode(self._assignment) + b"\n")
-        until_now(
-            lambda: self.state is RoleState.RUNNING or not self.alive or self.has_died,
-            f"{self._assignment.role} runs",
-            timeout_s=_LIMIT_S,
-        )
-        assert self.state is RoleState.RUNNING or die_at is not None, self.told()
-
-    def set_clock(self, ahead_s: float) -> None:
-        """Have its wall clock be wrong: from its next start on, or at once if it was before."""
-        set_clock(clock_of(self._death), ahead_s)
-
-    @property
-    def state(self) -> RoleState | None:
-        """What it has told last."""
-        written = self._reports.read_bytes() if self._reports.exists() else b""
-        lines = written.rpartition(b"\n")[0].splitlines()
-        return msgspec.json.decode(lines[-1], type=Report).state if lines else None
-
-    @property
-    def alive(self) -> bool:
-        return self.pid > 0 and Path(f"/proc/{self.pid}").exists()
-
-    @property
-    def has_died(self) -> bool:
-        """Whether it was told to die at a point, and has come there."""
-        return self._is_armed and not self._death.exists()
-
-    def die_at(self, point: str) -> None:
-        """Have it die at a point (`mortal_role`) when it comes there."""
-        arm(self._death, point)
-        self._is_armed = True
-
-    def spare(self) -> bool:
-        """Take that back; return whether it was too late."""
-        has_died = self.has_died
-        self._is_armed = False
-        self._death.unlink(missing_ok=True)
-        return has_died
-
-    def until_dead(self) -> None:
-        """Wait until it has died where it was told to."""
-        until_now(lambda: self.has_died, "the process dies", timeout_s=_LIMIT_S)
-        self._await_end()
-
-    def kill(self) -> None:
-        """Kill it as a crash does, and return once it is gone."""
-        self.signal(signal.SIGKILL)
-        self._await_end()
-
-    def stop(self) -> None:
-        """Let it close, and return once it is gone."""
-        self.signal(signal.SIGTERM)
-        self._await_end()
-
-    def signal(self, number: signal.Signals) -> None:
-        if self.alive:
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, number)
-
-    def told(self) -> str:
-        """Return the end of its log."""
-        return self.log.read_text(errors="replace")[-4000:] if self.log.exists() else ""
-
-    def _await_end(self) -> None:
-        until_now(lambda: not self.alive, "the process ends", timeout_s=_LIMIT_S)
-        self.pid = 0
-
-
-def _seen_from_here(libvirtd: Libvirtd, pid: str) -> int:
-    """Return the number of a process outside of its namespace of process ids."""
-    namespace = libvirtd.run("readlink", "/proc/self/ns/pid").strip()
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it ended meanwhile
-            if str((process / "ns/pid").readlink()) == namespace:
-                numbers = re.search(r"^NSpid:.*\t(\d+)$", (process / "status").read_text(), re.M)
-                if numbers is not None and numbers[1] == pid:
-                    return int(process.name)
-    raise AssertionError(f"process {pid} has ended")
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +138,7 @@ class RealCloud:
 
     def settle(self) -> None:
         """Wait until the agent is connected and no operation is under way."""
-        until_now(self._is_settled, "no operation is under way", timeout_s=_LIMIT_S)
+        until_now(self._is_settled, "no operation is under way", timeout_s=LIMIT_S)
 
     def _is_settled(self) -> bool:
         return not self._unfinished() and all(agent["sessions"] for agent in self.ext("/agents"))
@@ -286,7 +167,7 @@ class RealCloud:
     def assert_sound(self) -> None:
         """Every row has its thing, every thing its row, and no work is stuck; soon, if not now."""
         self.settle()
-        end = time.monotonic() + _LIMIT_S
+        end = time.monotonic() + LIMIT_S
         while findings := [*self.verify(), *self.remains(), *map(str, self._unfinished())]:
             assert time.monotonic() < end, "\n".join(findings)
             time.sleep(0.1)
