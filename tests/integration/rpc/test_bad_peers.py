@@ -62,7 +62,7 @@ async def test_an_agent_that_reads_slowly(kahuna: Kahuna) -> None:
         other = kahuna.path / "other"
         other.mkdir()
         dialer = WebSocketDialer(kahuna.ca_file)
-        async with agent(other, credential, dialer, kahuna.url(), agent_id=OTHER):
+        async with agent(other, credential, dialer, kahuna.url(), agent_id=OTHER, limits=QUICK):
             await until(lambda: kahuna.hub.reachable(OTHER))
             text = "x" * 65536
             before = resident_bytes()
