@@ -354,8 +354,9 @@ def _failure(operation: Operation, kind: OperationKind[Work]) -> KowabungaError:
             operation=operation.id,
         )
     unknown = isinstance(told, DeadlineExceeded)
+    kept = "what you asked for is kept, and tried again by itself"
     return (DeadlineExceeded if unknown else Unavailable)(
         f"operation {operation.id} failed: {told.detail}",
-        hint="what you asked for is kept, and tried again by itself",
+        hint=kept if told.hint is None else f"{kept}; {told.hint}",
         operation=operation.id,
     )

@@ -69,12 +69,14 @@ class Existing(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         max_vcpus: how many processors it may grow to while it runs.
         banks: of root ports.
+        has_tpm: an emulator runs beside it.
     """
 
     spec: DomainSpec
     layout: Layout
     max_vcpus: int
     banks: int
+    has_tpm: bool
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,6 +144,7 @@ def read_existing(domain: ET.Element, desired: DomainSpec | None = None) -> Exis
         ),
         max_vcpus=int(domain.findtext("vcpu", "1")),
         banks=len(ports) // PORTS_PER_BANK,
+        has_tpm=domain.find("devices/tpm") is not None,
     )
 
 

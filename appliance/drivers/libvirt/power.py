@@ -5,10 +5,11 @@ from functools import partial
 
 import libvirt
 
-from appliance.core.errors import Conflict
-from appliance.drivers.libvirt.look import Look, find_handle, get_look
+from appliance.core.errors import Conflict, DriverError
+from appliance.drivers.libvirt.look import Look, find_handle, get_look, read_state
+from appliance.drivers.libvirt.tpm import end_emulators
 from appliance.model.compute import ObservedDomain
-from appliance.model.domain_state import ACTIVE_STATES, DomainState
+from appliance.model.domain_state import ACTIVE_STATES, DomainReason, DomainState
 
 
 def ensure_running(connection: libvirt.virConnect, domain_id: str) -> ObservedDomain:
@@ -23,7 +24,7 @@ def ensure_running(connection: libvirt.virConnect, domain_id: str) -> ObservedDo
             look.domain.pMWakeup()
         case DomainState.SHUTDOWN:  # its process is about to end: it is off, and starts again
             destroy(look.domain)
-            look.domain.create()
+            _start(look, libvirt.VIR_DOMAIN_NONE)
         case _:
             _start(look, libvirt.VIR_DOMAIN_NONE)
     return get_look(connection, domain_id).observe()
@@ -89,10 +90,11 @@ def reset(connection: libvirt.virConnect, domain_id: str) -> ObservedDomain:
 def remove(connection: libvirt.virConnect, domain_id: str) -> None:
     """Stop the domain hard and let libvirt forget all that it keeps about it."""
     domain = find_handle(connection, domain_id)
+    if domain is not None and domain.isActive():
+        destroy(domain)
+    end_emulators(domain_id)
     if domain is None:
         return
-    if domain.isActive():
-        destroy(domain)
     flags = (
         libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
         | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
@@ -108,7 +110,21 @@ def remove(connection: libvirt.virConnect, domain_id: str) -> None:
 
 
 def destroy(domain: libvirt.virDomain) -> None:
-    unless_ended(domain.destroy)
+    """Raises DriverError: libvirtd can never let go of it."""
+    try:
+        unless_ended(domain.destroy)
+    except libvirt.libvirtError as error:
+        # Only a start in progress looks so, and that ends with its QEMU, which was killed above:
+        # the libvirtd that began it is no more, and had no QEMU yet (seen with libvirt 9.0).
+        is_starting = read_state(domain) == (DomainState.PAUSED, DomainReason.STARTING_UP)
+        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_TIMEOUT or not is_starting:
+            raise
+        raise DriverError(
+            f"libvirtd died while it started domain {domain.name()}, and cannot let go of it",
+            hint=f"remove /run/libvirt/qemu/{domain.name()}.xml and restart libvirtd:"
+            " the other machines go on",
+            id=domain.name(),
+        ) from error
 
 
 def unless_ended(act: Callable[[], object]) -> None:
@@ -123,4 +139,6 @@ def unless_ended(act: Callable[[], object]) -> None:
 def _start(look: Look, flags: int) -> None:
     if look.state is DomainState.CRASHED:  # kept for a look at what is left of it
         destroy(look.domain)
+    if look.defined.has_tpm:
+        end_emulators(look.defined.spec.domain_id)
     look.domain.createWithFlags(flags)
