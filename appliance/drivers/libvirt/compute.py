@@ -21,7 +21,7 @@ from appliance.core.errors import (
     NotFound,
     Unavailable,
 )
-from appliance.drivers.libvirt import console
+from appliance.drivers.libvirt import console, tpm
 from appliance.drivers.libvirt import power as switch
 from appliance.drivers.libvirt.connection import Calls, Connection
 from appliance.drivers.libvirt.definition import Layout, Parts, lay_out, render_domain
@@ -91,6 +91,7 @@ class LibvirtCompute:
         accelerated: KVM, as a probe has found; else QEMU emulates the processor.
         architecture: None: the host's own. Another one is emulated.
         has_bridge: tells whether a bridge is there, where libvirtd looks.
+        tpm_states: where libvirt keeps the states of TPMs.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class LibvirtCompute:
         clock: Clock,
         architecture: Architecture | None = None,
         has_bridge: Callable[[str], bool] = bridge_exists,
+        tpm_states: Path = tpm.STATES,
     ) -> None:
         console.check_directory(directory)
         self._locate = locate
@@ -113,6 +115,7 @@ class LibvirtCompute:
         self._clock = clock
         self._architecture = architecture or host_architecture()
         self._has_bridge = has_bridge
+        self._tpm_states = tpm_states
         self._platform: Platform | None = None
         self._watch = StateWatch()
         self._files = BlockingPool("consoles", 1)
@@ -193,6 +196,7 @@ class LibvirtCompute:
         calls = self._connection.calls()
         await calls.call_end(switch.remove, domain_id)
         await self._files.run(_FILES_LIMIT_S, console.remove_files, self._directory, domain_id)
+        await self._files.run(_FILES_LIMIT_S, tpm.remove_state, self._tpm_states, domain_id)
         await self._ports.ensure_ports_absent(domain_id)
         self._watch.forget(domain_id)
 

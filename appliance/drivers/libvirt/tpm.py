@@ -1,4 +1,4 @@
-"""TPM emulators that no libvirtd knows of. Blocking: runs in the connection's threads.
+"""TPM emulators, and their states, that no libvirtd knows of. Blocking.
 
 libvirt starts swtpm before QEMU. A libvirtd that dies in between leaves one behind: the next one
 starts another beside it, on the same state, or cannot.
@@ -6,6 +6,7 @@ starts another beside it, on the same state, or cannot.
 
 import os
 import select
+import shutil
 import signal
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -20,12 +21,19 @@ _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
 _EMULATOR: Final = "swtpm"
 _MANUFACTURER: Final = "swtpm_setup"  # makes a new TPM, with an emulator of its own
 _END_LIMIT_S: Final = 20.0
+STATES: Final = Path("/var/lib/libvirt/swtpm")
 
 
 def end_emulators(domain_id: str) -> None:
     """End what is left of the TPM of a domain that does not run."""
     _visit(_MANUFACTURER, domain_id, None)  # half a TPM would stay one
     _visit(_EMULATOR, domain_id, signal.SIGKILL)
+
+
+def remove_state(directory: Path, domain_id: str) -> None:
+    """Remove the TPM of a domain that is gone: libvirt does so itself, but last of all."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(directory / domain_uuid(domain_id))
 
 
 def _visit(name: str, domain_id: str, kill: signal.Signals | None) -> None:

@@ -121,6 +121,7 @@ async def libvirt_rig(libvirtd: Libvirtd, directory: Path) -> AsyncGenerator[Rig
                 accelerated=False,
                 clock=SystemClock(),
                 has_bridge=bridges.bridges.__contains__,
+                tpm_states=libvirtd.directory / "lib" / "swtpm",
             )
             compute.log_directory = sockets
             return await stack.enter_async_context(compute)

@@ -277,6 +277,14 @@ def files_of_libvirt(libvirtd: Libvirtd) -> set[Path]:
     return {file for place in places for file in place.rglob("*") if file.is_file()}
 
 
+async def test_a_tpm_that_libvirt_forgot_goes_with_its_domain(rig: Rig, libvirtd: Libvirtd) -> None:
+    """As after a libvirtd that died between the definition's end and that of the TPM."""
+    state = libvirtd.directory / "lib" / "swtpm" / domain_uuid(spec_id := some_id())
+    (state / "tpm2").mkdir(parents=True)
+    await rig.compute.ensure_domain_absent(spec_id)
+    assert not state.exists()
+
+
 async def test_a_changed_medium_is_in_the_drive_at_once(rig: Rig, libvirtd: Libvirtd) -> None:
     def medium() -> str | None:
         source = live_xml(libvirtd, spec.domain_id).find("devices/disk[@device='cdrom']/source")

@@ -1,17 +1,22 @@
 """libvirtd comes and goes; domains and the driver stay."""
 
 import asyncio
-from collections.abc import Awaitable, Generator
+import random
+import re
+import time
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import suppress
+from functools import partial
 
+import msgspec
 import pytest
 
-from appliance.core.errors import KowabungaError, Unavailable
-from appliance.model.compute import DomainEvent, ObservedDomain
+from appliance.core.errors import DriverError, KowabungaError, Unavailable
+from appliance.model.compute import DomainEvent, ObservedDomain, OsFamily
 from appliance.model.domain_state import DomainReason, DomainState, Power
 from tests.contract.drivers.rig import Rig
 from tests.support.faults import What, Where, breaks
-from tests.support.libvirtd import Libvirtd, private_libvirtd
+from tests.support.libvirtd import HALF_STARTED, Libvirtd, private_libvirtd
 from tests.support.wait import until
 
 LIMIT_S = 100.0
@@ -174,3 +179,88 @@ async def test_many_guests_that_hang_cut_nobody_off_libvirt(rig: Rig, libvirtd: 
         assert [call.done() for call in asked[1:4]] == [False] * 3
         for domain_id in hung[1:]:
             libvirtd.signal_qemu(domain_id, "CONT")
+
+
+async def persist(act: Callable[[], Awaitable[object]]) -> None:
+    """Repeat what fails, as operations do."""
+    end = time.monotonic() + LIMIT_S
+    while True:
+        try:
+            await act()
+        except (Unavailable, DriverError) as error:
+            if time.monotonic() > end:
+                raise AssertionError("it fails for ever") from error
+            await asyncio.sleep(0.05)
+        else:
+            return
+
+
+def remains(libvirtd: Libvirtd) -> list[str]:
+    """Return what there is of any machine: processes, taps, and what libvirt keeps of it."""
+    processes = libvirtd.run("sh", "-c", "cat /proc/[0-9]*/comm 2>/dev/null || :").split()
+    links = libvirtd.run("ip", "-o", "link").splitlines()
+    kept = ("*.xml", "*.fd", "*.save", "*tpm*", "*.log", "*.serial", "*.vnc")
+    return [
+        *(name for name in processes if name.startswith(("qemu-system", "swtpm"))),
+        *(link for link in links if "master kwtest0" in link),
+        *(
+            str(file)
+            for place in ("lib", "etc", "consoles")
+            for pattern in kept
+            for file in (libvirtd.directory / place).rglob(pattern)
+            if file.is_file()
+        ),
+    ]
+
+
+@breaks(
+    What.PROCESS,
+    "libvirtd killed at a random moment of define, start, stop, undefine, ten times over",
+    expected="a repeat does the rest; nothing is left of a machine that is undefined",
+    where=Where.NAMESPACE,
+    long=True,
+)
+async def test_libvirtd_may_die_at_any_moment(rig: Rig, libvirtd: Libvirtd) -> None:
+    """Machines have a TPM and firmware with variables: there is more to be left behind."""
+    compute = rig.compute
+    for _ in range(10):
+        spec = msgspec.structs.replace(await rig.spec(), os=OsFamily.WINDOWS)
+        domain_id = spec.domain_id
+        for act, lasts_s in (
+            (partial(compute.ensure_domain, spec), 0.05),
+            (partial(compute.ensure_power, domain_id, Power.PAUSED), 1.0),
+            (partial(compute.ensure_power, domain_id, Power.STOPPED), 0.2),
+            (partial(compute.ensure_power, domain_id, Power.PAUSED), 1.0),
+            (partial(compute.ensure_domain_absent, domain_id), 0.4),
+        ):
+            async with asyncio.TaskGroup() as calls:
+                calls.create_task(settled(act()))
+                await asyncio.sleep(random.uniform(0, lasts_s))
+                libvirtd.kill()
+            libvirtd.start()
+            await persist(act)
+        await until(lambda: remains(libvirtd) == [], "nothing is left")
+
+
+@breaks(
+    What.PROCESS,
+    "libvirtd killed between the first word of a start and QEMU",
+    expected="libvirt keeps the machine as starting for ever; stopping it says what to do",
+    where=Where.NAMESPACE,
+    long=True,
+)
+async def test_what_libvirt_never_lets_go_of_is_told(rig: Rig, libvirtd: Libvirtd) -> None:
+    domain_id = await paused_domain(rig)
+    libvirtd.kill()
+    libvirtd.signal_qemu(domain_id, "KILL")
+    status = libvirtd.directory / "run" / "qemu" / f"{domain_id}.xml"
+    told = re.sub("<domstatus [^>]*>", HALF_STARTED, status.read_text())
+    job = "<job type='none' async='start' flags='0x1' asyncStarted='1795448400039'/>"
+    status.write_text(told.replace("<blockjobs ", f"{job}<blockjobs "))
+    libvirtd.start_as_it_is()
+    await list_once_back(rig)
+    with pytest.raises(DriverError, match="restart libvirtd"):
+        await rig.compute.ensure_power(domain_id, Power.STOPPED)
+    libvirtd.kill()
+    libvirtd.start()
+    await persist(partial(rig.compute.ensure_power, domain_id, Power.PAUSED))
