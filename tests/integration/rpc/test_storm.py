@@ -142,8 +142,8 @@ def test_storm(cloud: FarCloud, outside: Network, credential: str, many: bool) -
 
 
 @breaks(
-    What.NETWORK, "10,000 connections of all these kinds, from 64 addresses, within a minute if the "
-    "machine can",
+    What.NETWORK,
+    "10,000 connections of all these kinds, from 64 addresses, within a minute if the machine can",
     expected=_EXPECTED, where=Where.NAMESPACE, long=True,
 )  # fmt: skip
 def test_ten_thousand(cloud: FarCloud, outside: Network, credential: str) -> None:
