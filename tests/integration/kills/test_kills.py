@@ -56,7 +56,7 @@ def _all(who: str, change: Change, points: Sequence[str]) -> list[object]:
 @pytest.mark.parametrize(
     ("change", "calls"),
     [
-        _some("agent", CREATE, CREATE_CALLS[2::2]),
+        _some("agent", CREATE, CREATE_CALLS[2::4]),
         _some("agent", RESIZE, RESIZE_CALLS[2::4]),
         _some("agent", DELETE, DELETE_CALLS[2::2]),
         *_all("agent", CREATE, CREATE_CALLS),
@@ -84,7 +84,7 @@ def test_a_change_survives_an_agent_that_dies(
 @pytest.mark.parametrize(
     ("change", "commits"),
     [
-        _some("Kahuna", CREATE, CREATE_COMMITS[0::4]),
+        _some("Kahuna", CREATE, CREATE_COMMITS[0::8]),
         *_all("Kahuna", CREATE, CREATE_COMMITS),
         *_all("Kahuna", RESIZE, RESIZE_COMMITS),
         *_all("Kahuna", DELETE, DELETE_COMMITS),
@@ -109,7 +109,6 @@ def test_a_change_survives_a_kahuna_that_dies(
     ("change", "commits"),
     [
         _some("Kahuna and agent", CREATE, CREATE_COMMITS[2::5]),
-        _some("Kahuna and agent", RESIZE, RESIZE_COMMITS[0::7]),
         _some("Kahuna and agent", DELETE, DELETE_COMMITS[2::3]),
         *_all("Kahuna and agent", CREATE, CREATE_COMMITS),
         *_all("Kahuna and agent", RESIZE, RESIZE_COMMITS),
