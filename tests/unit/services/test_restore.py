@@ -15,7 +15,7 @@ import pytest
 
 from appliance.core.aio import BlockingPool
 from appliance.core.clock import SystemClock
-from appliance.core.errors import Conflict, Corrupt, NotFound
+from appliance.core.errors import Conflict, Corrupt, NotFound, Unavailable
 from appliance.drivers.fake.world import World
 from appliance.model.domain_state import DomainState
 from appliance.resources.kompute import KOMPUTES
@@ -148,6 +148,40 @@ async def test_a_machine_that_was_deleted_since_is_told_and_not_made_anew(tmp_pa
             assert await nodes[cloud.agents[0]].node.compute.list_domains() == []
             await (await cloud.compute.komputes.delete(ASKED, str(made.id))).outcome()
             await cloud.reconcile()
+            assert (await verify_world(cloud.store, nodes, cloud.compute.seeds)).is_clean
+
+
+@breaks(
+    What.DATABASE,
+    "an older copy of the database is put back by hand",
+    expected="agents refuse its commands and name the restore, after which they take them",
+    where=Where.SIMULATED,
+)
+async def test_an_older_state_put_back_by_hand_is_refused_until_it_is_restored(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "backup.db"
+
+    async def resize(cloud: Cloud, kompute_id: str, vcpus: int) -> None:
+        changed = kompute("web", vcpus=vcpus)
+        await (await cloud.compute.komputes.update(ASKED, kompute_id, changed)).outcome()
+
+    async with machines(tmp_path) as nodes:
+        async with running(tmp_path, nodes) as cloud:
+            kompute_id = str((await cloud.add_kompute("web")).id)
+            back_up(tmp_path / "state.db", file)
+            for vcpus in (2, 3, 4):
+                await resize(cloud, kompute_id, vcpus)
+        shutil.copy(file, tmp_path / "state.db")
+        async with running(tmp_path, nodes) as cloud:
+            with pytest.raises(Unavailable, match="is known here"):
+                await resize(cloud, kompute_id, 5)
+            (failed,) = (op for op in await cloud.engine.list() if op.kind == "kompute_update")
+            assert failed.problem is not None
+            assert "kowabunga state restore" in str(failed.problem.hint)
+        await restore(tmp_path / "state.db", tmp_path / "state.db", CLOCK)
+        async with running(tmp_path, nodes) as cloud:
+            await resize(cloud, kompute_id, 6)
             assert (await verify_world(cloud.store, nodes, cloud.compute.seeds)).is_clean
 
 
