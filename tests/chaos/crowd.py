@@ -32,6 +32,7 @@ MACHINE: Final = {"memory": GIB, "vcpus": 1, "disk": 2 * GIB}
 QUOTA: Final = 48
 _WAIT_S: Final = 120.0
 _LOOK_S: Final = 0.05
+_TROUBLE_S: Final = 2.0
 _EPHEMERAL: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _REST_LOOK_S: Final = 0.5
 
@@ -97,7 +98,10 @@ class Nodes(Killable):
     def _configure(self) -> Sequence[str]:
         boot_id = new_id() if self.lose_power else self._rack.boot_id
         self._rack = msgspec.structs.replace(
-            self._rack, boot_id=boot_id, lost_power=self.lose_power
+            self._rack,
+            boot_id=boot_id,
+            lost_power=self.lose_power,
+            trouble_s=_TROUBLE_S if self.kills else 0,  # not while the crowd is being furnished
         )
         self.lose_power = False
         self._file.write_bytes(msgspec.json.encode(self._rack))

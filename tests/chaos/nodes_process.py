@@ -43,7 +43,7 @@ class Rack(msgspec.Struct, frozen=True):
         keys: the agents' private keys, by their ids.
         boot_id: of all machines in it.
         lost_power: whether they were off since the last process ended.
-        trouble_s: pause between two calls that fail, on the average.
+        trouble_s: pause between two calls that fail, on the average; 0: none does.
     """
 
     url: str
@@ -52,7 +52,7 @@ class Rack(msgspec.Struct, frozen=True):
     keys: dict[str, bytes]
     boot_id: str
     lost_power: bool
-    trouble_s: float = 2.0
+    trouble_s: float = 0
 
 
 async def _play(rack: Rack, agent_id: str, world: World, dialer: WebSocketDialer) -> None:
@@ -86,7 +86,8 @@ async def _play(rack: Rack, agent_id: str, world: World, dialer: WebSocketDialer
         )
         clients.append(client)
         async with asyncio.TaskGroup() as group:
-            group.create_task(_trouble(node, rack.trouble_s * len(rack.keys)))
+            if rack.trouble_s:
+                group.create_task(_trouble(node, rack.trouble_s * len(rack.keys)))
             await client.run()
 
 
