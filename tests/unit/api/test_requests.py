@@ -43,9 +43,19 @@ def test_more_brackets_than_any_text_has_are_not_read_at_all() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b'{"value": 1', b'{"value": "\xff"}', b'{"colour": 1, "value": "\xff"}', b"", b"\xef\xbb\xbf{}",
-             b'{"value": NaN}', b'{"value": 1e400}', b'{"value": "\\ud800"}', b'{"value": "a\x00"}'],
-)  # fmt: skip
+    "body",
+    [
+        b'{"value": 1',
+        b'{"value": "\xff"}',
+        b'{"colour": 1, "value": "\xff"}',
+        b"",
+        b"\xef\xbb\xbf{}",
+        b'{"value": NaN}',
+        b'{"value": 1e400}',
+        b'{"value": "\\ud800"}',
+        b'{"value": "a\x00"}',
+    ],
+)
 def test_what_is_not_json_is_malformed_wherever_that_shows(body: bytes) -> None:
     with pytest.raises(Malformed, match="not JSON"):
         decode_json(body, _Box)
