@@ -67,9 +67,9 @@ _TOP: Final = """\
 # Faults
 
 What was broken on purpose, and what has to happen then. Each row is a test, or several, and comes
-from them: `./build.sh faults` runs them all, or those that it is given, and writes their rows if all
-passed; a test of every run fails if a row is missing or has no test any more. After each of them
-the state is sound: every row has its thing and every thing its row (`kowabunga state verify`).
+from them: `./build.sh faults` runs them all, or those that it is given, and writes their rows if
+all passed; a test of every run fails if a row is missing or has no test any more. After each of
+them the state is sound: every row has its thing, every thing its row (`kowabunga state verify`).
 
 Where: *host* and *namespace* are real daemons and processes (libvirtd, QEMU, Kahuna, agents);
 *guest* is a virtual machine with a kernel of its own; *simulated* are fake drivers, or a clock or
