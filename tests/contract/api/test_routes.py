@@ -124,9 +124,7 @@ class _Served:
             ],
             "request": None if body is None else {"application/json": body.__name__},
             "responses": {
-                str(self.route.success): (
-                    None if schema is None else {"application/json": schema}
-                )
+                str(self.route.success): (None if schema is None else {"application/json": schema})
             },
         }
 
