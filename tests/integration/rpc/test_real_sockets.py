@@ -33,6 +33,7 @@ from tests.integration.rpc.harness import (
     command,
     connected,
 )
+from tests.support.faults import What, Where, breaks
 from tests.support.rpc import AGENT, greeting
 from tests.support.wait import until
 
@@ -154,6 +155,10 @@ async def test_a_cut_connection_loses_no_effect_and_repeats_none(kahuna: Kahuna)
         assert world.effects == 1
 
 
+@breaks(
+    What.NETWORK, "an answer comes after its deadline",
+    expected="it is ignored, and the session goes on", where=Where.HOST,
+)  # fmt: skip
 async def test_a_delayed_answer_that_comes_too_late_is_ignored(kahuna: Kahuna) -> None:
     world = World()
     world.gate.set()
@@ -205,6 +210,9 @@ class DuplicatingDialer(WebSocketDialer):
             yield Duplicating(transport)
 
 
+@breaks(
+    What.NETWORK, "every frame arrives twice", expected="nothing is done twice", where=Where.HOST
+)
 async def test_duplicated_frames_run_nothing_twice(plain: Kahuna) -> None:
     world = World()
     world.gate.set()
