@@ -6,9 +6,11 @@ their own: one that hangs must hold up nobody who asks libvirtd alone.
 """
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Concatenate, Final, NoReturn, ParamSpec, TypeVar
 
 import libvirt
@@ -54,13 +56,47 @@ class _Pools:
             pool.close()
 
 
+class _Link:
+    """A connection that is closed once nobody is in a call: libvirt would crash."""
+
+    def __init__(self, connection: libvirt.virConnect) -> None:
+        self.connection: Final = connection
+        self._lock = threading.Lock()
+        self._calls = 0
+        self._is_closing = False
+
+    def call(self, function: Callable[[libvirt.virConnect], R]) -> R:
+        with self._lock:
+            if self._is_closing:
+                raise Unavailable("the connection to libvirt was lost")
+            self._calls += 1
+        try:
+            return function(self.connection)
+        finally:
+            with self._lock:
+                self._calls -= 1
+                is_over = self._is_over()
+            if is_over:
+                _release(self.connection)
+
+    def close(self) -> None:
+        with self._lock:
+            self._is_closing = True
+            is_over = self._is_over()
+        if is_over:
+            _release(self.connection)
+
+    def _is_over(self) -> bool:
+        return self._is_closing and self._calls == 0
+
+
 @dataclass(frozen=True, slots=True)
 class _Links:
     """The connections; all are lost when one is."""
 
-    quick: libvirt.virConnect
-    long: libvirt.virConnect
-    rest: libvirt.virConnect
+    quick: _Link
+    long: _Link
+    rest: _Link
 
 
 class Connection:
@@ -162,7 +198,7 @@ class Connection:
             return _Links(quick, quick, quick)
         return _Links(quick, await self._open(opened, lost), await self._open(opened, lost))
 
-    async def _open(self, opened: AsyncExitStack, lost: asyncio.Event) -> libvirt.virConnect:
+    async def _open(self, opened: AsyncExitStack, lost: asyncio.Event) -> _Link:
         abandoned = False
 
         def open_connection() -> libvirt.virConnect:
@@ -173,18 +209,20 @@ class Connection:
 
         try:
             connection = await self._opener.run(_OPEN_LIMIT_S, open_connection)
-            opened.push_async_callback(self._close, connection)
+            link = _Link(connection)
+            opened.push_async_callback(self._close, link)
             if self._is_remote:
-                await self._opener.run(_OPEN_LIMIT_S, _watch, connection, _close_callback(lost))
+                watch = partial(_watch, on_close=_close_callback(lost))
+                await self._opener.run(_OPEN_LIMIT_S, link.call, watch)
         except libvirt.libvirtError as error:
             raise Unavailable(f"cannot connect to libvirt: {error}") from error
         finally:
             abandoned = True
-        return connection
+        return link
 
-    async def _close(self, connection: libvirt.virConnect) -> None:
+    async def _close(self, link: _Link) -> None:
         try:
-            await self._pools.quick.run(_OPEN_LIMIT_S, _release, connection)
+            await self._pools.quick.run(_OPEN_LIMIT_S, link.close)
         except KowabungaError as error:
             _log.warning("libvirt_close_failed", error=str(error))
 
@@ -255,16 +293,18 @@ class Calls:
     async def _run(
         self,
         pool: BlockingPool,
-        connection: libvirt.virConnect,
+        link: _Link,
         limit_s: float,
         function: Callable[Concatenate[libvirt.virConnect, P], R],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> R:
         try:
-            return await pool.run(limit_s, function, connection, *args, **kwargs)
+            return await pool.run(
+                limit_s, link.call, lambda connection: function(connection, *args, **kwargs)
+            )
         except libvirt.libvirtError as error:
-            if is_away(error) and not await self._pools.quick.run(None, _is_alive, connection):
+            if is_away(error) and not await self._pools.quick.run(None, _is_alive, link):
                 self._lost.set()
             raise translate(error) from error
 
@@ -278,10 +318,10 @@ def _listen(connection: libvirt.virConnect, on_event: LifecycleCallback) -> None
     connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, on_event, None)
 
 
-def _is_alive(connection: libvirt.virConnect) -> bool:
+def _is_alive(link: _Link) -> bool:
     try:
-        return bool(connection.isAlive())
-    except libvirt.libvirtError:  # closed meanwhile
+        return bool(link.call(libvirt.virConnect.isAlive))
+    except (libvirt.libvirtError, Unavailable):  # closed meanwhile
         return False
 
 
