@@ -29,7 +29,7 @@ key, and root on the node of a Kahuna, may do what a superAdmin may. This page i
 | F | to be a super administrator | | | | | yes |
 
 Quotas, teams and regions of a project are a superAdmin's to change; its root password is shown to
-its admins alone; nobody changes their own role; the list of projects has those that one may read.
+its admins alone; nobody changes their own role; lists have what one may read.
 """
 _CLASSES: Final = dict(zip(Allow, "ABCDEF", strict=True))
 

@@ -228,15 +228,6 @@ def refuse_over_quota(project_id: str, row: Row) -> NoReturn:
     )
 
 
-def projects_of_user(user_id: str) -> Statement:
-    """Select the ids of the projects that a user sees: those of their teams."""
-    return Statement(
-        "SELECT id FROM project WHERE id IN (SELECT project_id FROM project_team"
-        " JOIN team_user USING (team_id) WHERE user_id = ?) ORDER BY id",
-        (user_id,),
-    )
-
-
 def subnet_in_region(project_id: str, region_id: str) -> Statement:
     """Select the `subnet_id` of a project in a region, if it has one there."""
     return Statement(

@@ -32,9 +32,10 @@ class Catalog:
         self._store = store
         self._clock = clock
 
-    async def list_ids(self, table: AnyView) -> list[str]:
-        """Return all visible ids in order of creation."""
-        return _ids(await self._store.query(table.list_ids))
+    async def list_ids(self, table: AnyView, *, of_user: str | None = None) -> list[str]:
+        """Return all visible ids in order of creation; of a user, those of their projects."""
+        wanted = table.list_ids if of_user is None else of_projects(table.list_ids, of_user)
+        return _ids(await self._store.query(wanted))
 
     async def list_below(
         self, below: Callable[[str], Statement], parent: AnyView, parent_id: str
@@ -227,6 +228,16 @@ class Catalog:
             f"{table.title} {object_id} is in use by {', '.join(left) or 'others'}",
             hint="remove those first",
         )
+
+
+def of_projects(ids: Statement, user_id: str) -> Statement:
+    """Select those of some ids that belong to a project of a user's teams."""
+    return Statement(
+        f"SELECT id FROM ({ids.sql}) WHERE id IN (SELECT object_id FROM project_object"  # noqa: S608 - our own SQL
+        " JOIN project_team USING (project_id) JOIN team_user USING (team_id)"
+        " WHERE user_id = ?) ORDER BY id",
+        (*ids.parameters, user_id),
+    )
 
 
 def ruled(

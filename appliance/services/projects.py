@@ -29,7 +29,6 @@ from appliance.resources.project import (
     check_subnet_size,
     delete_project,
     insert_project,
-    projects_of_user,
     secret_owner,
     unchanged,
     update_project,
@@ -93,11 +92,6 @@ class Projects:
             else:
                 return await self.get(project_id)
         raise Unavailable("what the project depends on is being changed by many")
-
-    async def list_of_user(self, user_id: str) -> list[str]:
-        """Return the ids of the projects of a user's teams."""
-        rows = await self._store.query(projects_of_user(user_id))
-        return [str(row["id"]) for row in rows]
 
     async def update(
         self, project_id: str, sent: Project, *, may_change_limits: bool = True

@@ -9,12 +9,15 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, QueryParameter
 from litestar.response import Stream
 
-from appliance.api.guards import allow
+from appliance.api.guards import allow, role_of
+from appliance.api.requests import ApiRequest
 from appliance.api.services import Services
 from appliance.api.streams import UntilStopped
+from appliance.core.errors import Forbidden, NotFound
 from appliance.model.access import Allow
 from appliance.model.principal import Principal
 from appliance.operations.operation import Abandoned, Operation
+from appliance.resources.user import UserRole
 
 _JSON_LINES = "application/x-ndjson"
 
@@ -40,19 +43,30 @@ class OperationController(Controller):
         """Return operations, the newest first."""
         return list(await services.engine.list(unfinished=unfinished, limit=limit))
 
-    @get("/{operation_id:str}", operation_id="GetOperation")
+    @get("/{operation_id:str}", operation_id="GetOperation", opt=allow(Allow.AUTHENTICATED))
     async def get_operation(
-        self, services: NamedDependency[Services], operation_id: FromPath[str]
+        self,
+        services: NamedDependency[Services],
+        request: ApiRequest,
+        operation_id: FromPath[str],
     ) -> Operation:
-        """Return one operation."""
-        return await services.engine.get(operation_id)
+        """Return one operation; users see those that they have begun."""
+        return await _read(services, request, operation_id)
 
-    @get("/{operation_id:str}/watch", operation_id="WatchOperation", media_type=_JSON_LINES)
+    @get(
+        "/{operation_id:str}/watch",
+        operation_id="WatchOperation",
+        media_type=_JSON_LINES,
+        opt=allow(Allow.AUTHENTICATED),
+    )
     async def watch_operation(
-        self, services: NamedDependency[Services], operation_id: FromPath[str]
+        self,
+        services: NamedDependency[Services],
+        request: ApiRequest,
+        operation_id: FromPath[str],
     ) -> Stream:
         """Return the operation now and after each change, one JSON object a line, to its end."""
-        await services.engine.get(operation_id)
+        await _read(services, request, operation_id)
 
         async def lines() -> AsyncGenerator[bytes]:
             async for operation in services.engine.watch(operation_id):
@@ -76,3 +90,22 @@ class OperationController(Controller):
     ) -> Abandoned:
         """Let go of an unfinished operation; the answer lists what it leaves behind."""
         return await services.engine.abandon(operation_id)
+
+
+async def _read(services: Services, request: ApiRequest, operation_id: str) -> Operation:
+    """Return an operation that the caller may see.
+
+    Raises:
+        NotFound: there is none, and the caller may know.
+        Forbidden: it is somebody else's, or there is none.
+    """
+    is_super = role_of(request.scope) is UserRole.SUPER_ADMIN
+    try:
+        operation = await services.engine.get(operation_id)
+    except NotFound:
+        if is_super:
+            raise
+        operation = None
+    if operation is None or not (is_super or operation.principal == str(request.user)):
+        raise Forbidden(f"{request.user} may not see this operation")
+    return operation

@@ -8,7 +8,7 @@ import msgspec
 
 from appliance.api.console import console_url
 from appliance.api.v1.route import Call, Method, Query, Route
-from appliance.api.v1.standard import list_all, list_below, read, set_default, update
+from appliance.api.v1.standard import list_all, list_below, list_mine, read, set_default, update
 from appliance.api.waiting import accepted, prefers_async
 from appliance.model.access import Allow
 from appliance.model.compute import ConsoleKind
@@ -227,7 +227,7 @@ _TEMPLATES: Final = (
     _working("DELETE", _TEMPLATE, "DeleteTemplate", "template", _delete_template, who=_ADMIN),
 )
 _VOLUMES: Final = (
-    list_all(VOLUMES, "/volume", "ListVolumes", "volume", who=_ADMIN),
+    list_mine(VOLUMES, "/volume", "ListVolumes", "volume"),
     _working(
         "POST",
         _IN_REGION + "/volume",
@@ -250,7 +250,7 @@ _VOLUMES: Final = (
     _working("DELETE", _VOLUME, "DeleteVolume", "volume", _delete_volume, who=_OWNER),
 )
 _INSTANCES: Final = (
-    list_all(INSTANCES, "/instance", "ListInstances", "instance", who=_ADMIN),
+    list_mine(INSTANCES, "/instance", "ListInstances", "instance"),
     _working(
         "POST",
         _IN_ZONE + "/instance",
@@ -285,7 +285,7 @@ _INSTANCES: Final = (
     *_power(INSTANCES, _INSTANCE, "Instance"),
 )
 _KOMPUTES: Final = (
-    list_all(KOMPUTES, "/kompute", "ListKomputes", "kompute", who=_ADMIN),
+    list_mine(KOMPUTES, "/kompute", "ListKomputes", "kompute"),
     _working(
         "POST",
         _IN_ZONE + "/kompute",

@@ -1,14 +1,14 @@
 """Routes of projects and adapters."""
 
+from dataclasses import replace
 from typing import Final
 
 import msgspec
 
 from appliance.api.guards import role_of
 from appliance.api.v1.route import Call, Query, Route
-from appliance.api.v1.standard import list_all, list_below, read, read_part
+from appliance.api.v1.standard import list_below, list_mine, read, read_part
 from appliance.model.access import Allow
-from appliance.model.principal import PrincipalKind
 from appliance.resources.adapter import ADAPTERS, Adapter
 from appliance.resources.project import PROJECT_USAGE, PROJECTS, Project
 from appliance.resources.project_cost import PROJECT_COST
@@ -37,13 +37,6 @@ async def _create_project(call: Call) -> Project:
     size = call.query["subnetSize"]
     assert size is None or isinstance(size, int)
     return await call.services.projects.create(call.body, size)
-
-
-async def _list_projects(call: Call) -> list[str]:
-    principal = call.principal
-    if principal.kind is PrincipalKind.USER and role_of(call.request.scope) is not _SUPER:
-        return await call.services.projects.list_of_user(principal.id)
-    return await call.services.catalog.list_ids(PROJECTS)
 
 
 async def _read_project(call: Call) -> Project:
@@ -79,16 +72,7 @@ async def _delete_adapter(call: Call) -> None:
 
 
 PROJECT_ROUTES: Final[tuple[Route, ...]] = (
-    Route(
-        "GET",
-        "/project",
-        "ListProjects",
-        "project",
-        _list_projects,
-        who=Allow.AUTHENTICATED,
-        answer=list[str],
-        query=(_SUBNET_SIZE,),
-    ),
+    replace(list_mine(PROJECTS, "/project", "ListProjects", "project"), query=(_SUBNET_SIZE,)),
     Route(
         "POST",
         "/project",
@@ -136,7 +120,7 @@ PROJECT_ROUTES: Final[tuple[Route, ...]] = (
         "project",
         who=Allow.PROJECT_MEMBER,
     ),
-    list_all(ADAPTERS, "/adapter", "ListAdapters", "adapter", who=Allow.SUPER_ADMIN),
+    list_mine(ADAPTERS, "/adapter", "ListAdapters", "adapter"),
     Route(
         "POST",
         "/subnet/{subnetId}/adapter",

@@ -7,8 +7,10 @@ the path is that of the object or of its parent.
 from collections.abc import Callable
 from typing import Any
 
+from appliance.api.guards import role_of
 from appliance.api.v1.route import Call, Route
 from appliance.model.access import Allow
+from appliance.resources.user import UserRole
 from appliance.services.catalog import AnyPart, AnyTable, AnyView
 from appliance.store.base import Statement
 
@@ -25,6 +27,17 @@ def list_all(table: AnyView, path: str, operation_id: str, tags: str, *, who: Al
         return await call.services.catalog.list_ids(table)
 
     return Route("GET", path, operation_id, tags, call, who=who, answer=list[str])
+
+
+def list_mine(table: AnyView, path: str, operation_id: str, tags: str) -> Route:
+    """Route the list of what belongs to projects: a user gets what is in theirs."""
+
+    async def call(call: Call) -> list[str]:
+        is_super = role_of(call.request.scope) is UserRole.SUPER_ADMIN
+        of_user = None if is_super else call.principal.id
+        return await call.services.catalog.list_ids(table, of_user=of_user)
+
+    return Route("GET", path, operation_id, tags, call, who=Allow.AUTHENTICATED, answer=list[str])
 
 
 def list_below(

@@ -1,5 +1,6 @@
 """A whole Kahuna on real services, asked without a network."""
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -27,6 +28,15 @@ async def services(tmp_path: Path) -> AsyncGenerator[Services]:
     )
     async with open_kahuna(config, SystemClock()) as kahuna:
         yield kahuna.services
+
+
+@pytest_asyncio.fixture
+async def engine(services: Services) -> AsyncGenerator[None]:
+    """Let operations be done."""
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(services.engine.run())
+        yield
+        task.cancel()
 
 
 @pytest.fixture

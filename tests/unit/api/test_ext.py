@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator
 import httpx
 import msgspec
 import pytest
-import pytest_asyncio
 from litestar.routes import HTTPRoute
 
 from appliance.api.app import EXT_PATH, create_app
@@ -23,14 +22,6 @@ from appliance.services.alarms import Alarm
 
 _PUBLIC = crypto.to_base64(crypto.signing_public_key(crypto.generate_signing_key()))
 _OTHER = crypto.to_base64(crypto.signing_public_key(crypto.generate_signing_key()))
-
-
-@pytest_asyncio.fixture
-async def engine(services: Services) -> AsyncGenerator[None]:
-    async with asyncio.TaskGroup() as group:
-        task = group.create_task(services.engine.run())
-        yield
-        task.cancel()
 
 
 async def create(client: httpx.AsyncClient, **body: str) -> httpx.Response:

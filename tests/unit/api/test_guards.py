@@ -107,6 +107,7 @@ async def world(services: Services) -> World:
     project = made((await cloud.project(team_id, region)).id)
     kaktus = await cloud.kaktus(zone, "k1")
     instance = await cloud.instance(project, kaktus)
+    await cloud.tell("UPDATE instance SET phase = 'ready'")
     adapter = await cloud.attached(subnet, instance)
     volume = cloud.insert_volume(project, cloud.seed_pool, 2**30)
     kompute = new_id()
@@ -306,6 +307,67 @@ async def test_a_role_that_was_taken_away_is_gone_with_the_next_request(
     user.role = UserRole.USER
     await services.users.update(user_id, user, by=UserRole.SUPER_ADMIN)
     assert (await client.get("/team")).status_code == 403
+
+
+@pytest.mark.parametrize("kind", ["project", "kompute", "instance", "volume", "adapter"])
+async def test_a_list_has_what_one_may_read(world: World, kind: str) -> None:
+    path, own = f"/api/v1/{kind}", [world.ids[f"{kind}Id"]]
+    expected = {
+        world.inside[UserRole.USER]: own,
+        world.outside[UserRole.USER]: [],
+        world.outside[UserRole.PROJECT_ADMIN]: [],
+        world.outside[UserRole.SUPER_ADMIN]: own,
+    }
+    for user_id, ids in expected.items():
+        async with client_as(world.services, Principal(PrincipalKind.USER, user_id)) as user:
+            assert (await user.get(path)).json() == ids
+
+
+@pytest.mark.usefixtures("engine")
+async def test_who_began_an_operation_may_look_at_it(world: World) -> None:
+    services = world.services
+    one, other = (
+        Principal(PrincipalKind.USER, world.inside[role])
+        for role in (UserRole.USER, UserRole.PROJECT_ADMIN)
+    )
+    begun = await services.engine.submit(await services.rotation.submission(one))
+    for principal, operation_id, status in (
+        (one, begun, 200),
+        (one, "f" * 24, 403),
+        (other, begun, 403),
+        (MASTER, begun, 200),
+        (MASTER, "f" * 24, 404),
+    ):
+        async with client_as(services, principal) as client:
+            answer = await client.get(f"/api/ext/v1/operations/{operation_id}")
+            assert answer.status_code == status, (principal, operation_id)
+
+
+async def test_only_an_admin_of_the_project_sees_its_root_password(world: World) -> None:
+    services, project_id = world.services, world.ids["projectId"]
+    project = await services.projects.get(project_id)
+    project.root_password = "hunter2 and more"
+    await services.projects.update(project_id, project)
+    for role, shown in (
+        (UserRole.USER, ""),
+        (UserRole.PROJECT_ADMIN, "hunter2 and more"),
+        (UserRole.SUPER_ADMIN, "hunter2 and more"),
+    ):
+        async with client_as(services, Principal(PrincipalKind.USER, world.inside[role])) as client:
+            read = (await client.get(f"/api/v1/project/{project_id}")).json()
+            assert read["root_password"] == shown
+
+
+async def test_an_admin_of_a_project_does_not_decide_how_much_it_gets(world: World) -> None:
+    services, path = world.services, f"/api/v1/project/{world.ids['projectId']}"
+    principal = Principal(PrincipalKind.USER, world.inside[UserRole.PROJECT_ADMIN])
+    async with client_as(services, principal) as client:
+        stored = (await client.get(path)).json()
+        limits: dict[str, object] = {"quotas": {"vcpus": 1000}, "teams": [], "regions": []}
+        for name, value in limits.items():
+            assert (await client.put(path, json=stored | {name: value})).status_code == 403
+        changed = await client.put(path, json=stored | {"description": "ours"})
+        assert (changed.status_code, changed.json()["description"]) == (200, "ours")
 
 
 async def test_nobody_raises_their_own_role(world: World) -> None:
