@@ -21,6 +21,15 @@ _FACTS: Final = (
     " FROM user WHERE id = ?"
 )
 
+_NEEDS: Final = {
+    Allow.ANYONE: "nothing",
+    Allow.AUTHENTICATED: "a user that exists",
+    Allow.SELF: "the user themselves",
+    Allow.PROJECT_MEMBER: "a member of the project",
+    Allow.PROJECT_ADMIN: "an admin of the project",
+    Allow.SUPER_ADMIN: "a super administrator",
+}
+
 
 class Access:
     def __init__(self, store: Store) -> None:
@@ -45,7 +54,7 @@ class Access:
             own = object_id == user_id
             if _is_allowed(allow, role, is_member=bool(rows[0]["is_member"]), is_self=own):
                 return role
-        raise Forbidden(f"user/{user_id} may not do this")
+        raise Forbidden(f"user/{user_id} may not do this: it takes {_NEEDS[allow]}")
 
 
 def _is_allowed(allow: Allow, role: UserRole, *, is_member: bool, is_self: bool) -> bool:

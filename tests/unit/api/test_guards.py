@@ -246,6 +246,19 @@ async def test_the_master_key_opens_everything(
     assert await _outcomes(client, world.ids) == _table(set(Allow), "forbidden")
 
 
+async def test_who_is_refused_is_told_what_it_takes(
+    world: World, client: httpx.AsyncClient
+) -> None:
+    client.headers["x-api-key"] = await _key(world.services, world.inside[UserRole.USER])
+    for path, needed in (
+        ("/team", "a super administrator"),
+        (f"/kompute/{world.ids['komputeId']}", "an admin of the project"),
+        (f"/kompute/{'e' * 24}", "an admin of the project"),
+    ):
+        answer = await client.delete(path) if needed.startswith("an ") else await client.get(path)
+        assert needed in answer.json()["reason"]
+
+
 async def test_a_bearer_token_is_as_good_as_a_key(world: World, client: httpx.AsyncClient) -> None:
     role = UserRole.PROJECT_ADMIN
     client.headers["authorization"] = f"Bearer {await _log_in(world, world.inside[role])}"
