@@ -2,8 +2,12 @@
 
 import os
 import signal
-import sys
 from pathlib import Path
+from typing import Final
+
+import structlog
+
+_log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
 
 
 def arm(file: Path, point: str) -> None:
@@ -20,7 +24,7 @@ class Death:
         self._file = file
 
     def pass_by(self, point: str) -> None:
-        print(point, file=sys.stderr)
+        _log.info("passed_by", point=point)
         if self._file.exists() and self._file.read_text() == point:
             self._file.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
