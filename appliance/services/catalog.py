@@ -34,8 +34,11 @@ class Catalog:
 
     async def list_ids(self, table: AnyView, *, of_user: str | None = None) -> list[str]:
         """Return all visible ids in order of creation; of a user, those of their projects."""
-        wanted = table.list_ids if of_user is None else of_projects(table.list_ids, of_user)
-        return _ids(await self._store.query(wanted))
+        ids = _ids(await self._store.query(table.list_ids))
+        if of_user is None:
+            return ids
+        own = set(_ids(await self._store.query(objects_of_user(of_user))))
+        return [each for each in ids if each in own]
 
     async def list_below(
         self, below: Callable[[str], Statement], parent: AnyView, parent_id: str
@@ -230,13 +233,12 @@ class Catalog:
         )
 
 
-def of_projects(ids: Statement, user_id: str) -> Statement:
-    """Select those of some ids that belong to a project of a user's teams."""
+def objects_of_user(user_id: str) -> Statement:
+    """Select the ids of what belongs to the projects of a user's teams."""
     return Statement(
-        f"SELECT id FROM ({ids.sql}) WHERE id IN (SELECT object_id FROM project_object"  # noqa: S608 - our own SQL
-        " JOIN project_team USING (project_id) JOIN team_user USING (team_id)"
-        " WHERE user_id = ?) ORDER BY id",
-        (*ids.parameters, user_id),
+        "SELECT object_id AS id FROM project_object JOIN project_team USING (project_id)"
+        " JOIN team_user USING (team_id) WHERE user_id = ?",
+        (user_id,),
     )
 
 
