@@ -88,14 +88,17 @@ class Mends:
         self._count = Counter[str]()
         self._since = clock.monotonic()
 
-    def admit(self, held: str) -> bool:
-        """Tell whether it may be mended once more, and count that."""
+    def are_too_many(self, held: str) -> bool:
+        """Tell whether it was mended so often in this period that once more would not help."""
         now = self._clock.monotonic()
         if now - self._since >= PERIOD_S:
             self._count.clear()
             self._since = now
+        return self._count[held] >= MENDS
+
+    def count(self, held: str) -> None:
+        """Note that it is mended: a look that found somebody at work is no mend."""
         self._count[held] += 1
-        return self._count[held] <= MENDS
 
 
 class Reconciler:
@@ -351,7 +354,7 @@ class Reconciler:
 
     async def _mend(self, kind: str, object_id: str, difference: Difference) -> None:
         held, going = target(kind, object_id), difference.trouble is Trouble.GOING
-        if not self._mends.admit(held):
+        if self._mends.are_too_many(held):
             await self._alarm("mended_in_vain", held, difference.detail)
             return
         try:
@@ -369,6 +372,7 @@ class Reconciler:
         except KowabungaError as error:
             _log.warning("not_mended", target=held, problem=str(error))
             return
+        self._mends.count(held)
         _log.info("mending", target=held, operation_id=operation_id)
 
     async def _submission(self, kind: str, object_id: str, *, going: bool) -> Submission[Work]:

@@ -116,8 +116,12 @@ async def test_an_object_is_mended_so_often_in_each_period() -> None:
     clock = ManualClock()
     mends = Mends(clock)
     for _ in range(2):
-        assert [mends.admit("instance/a") for _ in range(MENDS + 1)] == [True] * MENDS + [False]
-        assert mends.admit("instance/b")
+        for _ in range(MENDS):
+            assert not mends.are_too_many("instance/a")
+            assert not mends.are_too_many("instance/a"), "to look is no mend"
+            mends.count("instance/a")
+        assert mends.are_too_many("instance/a")
+        assert not mends.are_too_many("instance/b")
         await clock.advance(PERIOD_S)
 
 
