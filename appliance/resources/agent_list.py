@@ -4,19 +4,10 @@ Foreign keys and unique indexes keep the lists right; the queries that explain a
 of each kind.
 """
 
-from collections.abc import Sequence
-
-import msgspec
-
 from appliance.core.errors import Invalid
 from appliance.resources.agent import NodeAgentType
 from appliance.resources.names import quoted
 from appliance.store.base import Row
-
-
-def as_json(ids: Sequence[str]) -> str:
-    """Return a JSON array, for `json_each`: its `key` is the place in the list."""
-    return msgspec.json.encode(ids).decode()
 
 
 def refuse_agent(row: Row, wanted: NodeAgentType) -> None:

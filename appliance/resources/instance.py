@@ -12,9 +12,8 @@ from appliance.resources.fields import Maybe, about, given
 from appliance.resources.host_name import check_host_name
 from appliance.resources.names import check_references, check_text, quoted
 from appliance.resources.sizes import check_memory, check_vcpus
-from appliance.resources.table import View
+from appliance.resources.table import View, as_json
 from appliance.resources.volume import VolumeType
-from appliance.resources.work import as_json
 from appliance.store.base import Row, Statement, guard
 
 

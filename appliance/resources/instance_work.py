@@ -22,7 +22,8 @@ from appliance.resources.domain import (
 )
 from appliance.resources.instance import detach
 from appliance.resources.seed import SEED, ensure_seed, ensure_seed_absent, guest_owner
-from appliance.resources.work import CHANGE_BUDGET_S, CREATE_BUDGET_S, Work, as_json
+from appliance.resources.table import as_json
+from appliance.resources.work import CHANGE_BUDGET_S, CREATE_BUDGET_S, Work
 from appliance.rpc.compute import COMPUTE_REBOOT, COMPUTE_RESET, DomainRef
 from appliance.store.base import Statement
 

@@ -7,10 +7,10 @@ import msgspec
 from msgspec import UNSET
 
 from appliance.resources.agent import NodeAgentType
-from appliance.resources.agent_list import as_json, refuse_agent
+from appliance.resources.agent_list import refuse_agent
 from appliance.resources.fields import Maybe, about, given
 from appliance.resources.names import check_name, check_references, check_text
-from appliance.resources.table import Rule, Table
+from appliance.resources.table import Rule, Table, as_json
 from appliance.store.base import Row, Statement
 
 

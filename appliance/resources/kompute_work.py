@@ -19,11 +19,11 @@ from appliance.resources.domain import (
 )
 from appliance.resources.kompute import forget_kompute
 from appliance.resources.seed import SEED, ensure_seed, ensure_seed_absent
+from appliance.resources.table import as_json
 from appliance.resources.work import (
     CHANGE_BUDGET_S,
     CREATE_BUDGET_S,
     Work,
-    as_json,
     read_rows,
 )
 from appliance.store.base import Statement

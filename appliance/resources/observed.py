@@ -13,7 +13,8 @@ from appliance.model.compute import HostFacts, ObservedDomain
 from appliance.model.domain_state import ACTIVE_STATES, DomainReason, DomainState, Power
 from appliance.model.storage import ObservedImage, PoolStatistics, whole_sectors
 from appliance.resources.domain import guest_left
-from appliance.resources.work import PoolPlace, as_json
+from appliance.resources.table import as_json
+from appliance.resources.work import PoolPlace
 from appliance.store.base import Statement
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from appliance.core.errors import InsufficientResource
 from appliance.model.compute import Architecture
-from appliance.resources.agent_list import as_json
+from appliance.resources.table import as_json
 from appliance.store.base import Statement
 
 _SHOWN: Final = 20  # reasons in one message; a zone has thousands of hosts at most

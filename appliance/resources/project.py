@@ -23,7 +23,7 @@ from appliance.resources.names import (
 from appliance.resources.sizes import MAX_INT32, MAX_INT64, check_between
 from appliance.resources.ssh_key import check_public_key
 from appliance.resources.subnet import MAX_PREFIX_LENGTH, MIN_PREFIX_LENGTH
-from appliance.resources.table import Children, Part, Rule, View, flat
+from appliance.resources.table import Children, Part, Rule, View, as_json, flat
 from appliance.store.base import Row, Statement, guard_none
 
 DEFAULT_SUBNET_SIZE: Final = 26  # a prefix length
@@ -260,10 +260,6 @@ def secret_owner(project_id: str) -> str:
     return target("project", project_id)
 
 
-def _as_json(value: object) -> str:
-    return msgspec.json.encode(value).decode()
-
-
 def _numbers(project: Project) -> tuple[int, int, int, int]:
     quotas = given(project.quotas, _NO_LIMITS)
     return (
@@ -277,7 +273,7 @@ def _numbers(project: Project) -> tuple[int, int, int, int]:
 def _insert_teams(project_id: str, project: Project) -> Statement:
     return Statement(
         "INSERT INTO project_team (project_id, team_id) SELECT ?, value FROM json_each(?)",
-        (project_id, _as_json(project.teams)),
+        (project_id, as_json(project.teams)),
     )
 
 
@@ -301,8 +297,8 @@ def insert_project(
                 given(project.domain, ""),
                 given(project.bootstrap_user, ""),
                 given(project.bootstrap_pubkey, ""),
-                _as_json(given(project.tags, [])),
-                _as_json(given(project.metadatas, [])),
+                as_json(given(project.tags, [])),
+                as_json(given(project.metadatas, [])),
                 prefix_length,
                 *_numbers(project),
                 now_ms,
@@ -310,7 +306,7 @@ def insert_project(
             ),
         ),
         _insert_teams(project_id, project),
-        assign_subnets(project_id, _as_json(project.regions)),
+        assign_subnets(project_id, as_json(project.regions)),
     ]
 
 
@@ -319,7 +315,7 @@ def update_project(project_id: str, project: Project, now_ms: int) -> list[State
 
     Refused like `insert_project`.
     """
-    regions = _as_json(project.regions)
+    regions = as_json(project.regions)
     return [
         Statement(
             "UPDATE project SET name = ?, description = ?, domain = ?, bootstrap_user = ?,"
@@ -332,8 +328,8 @@ def update_project(project_id: str, project: Project, now_ms: int) -> list[State
                 given(project.domain, ""),
                 given(project.bootstrap_user, ""),
                 given(project.bootstrap_pubkey, ""),
-                _as_json(given(project.tags, [])),
-                _as_json(given(project.metadatas, [])),
+                as_json(given(project.tags, [])),
+                as_json(given(project.metadatas, [])),
                 *_numbers(project),
                 now_ms,
                 project_id,
@@ -385,7 +381,7 @@ def _unknown_teams(project: Project) -> Statement:
     return Statement(
         "SELECT wanted.key AS position, wanted.value AS id FROM json_each(?) AS wanted"
         " WHERE NOT EXISTS (SELECT 1 FROM team WHERE team.id = wanted.value) ORDER BY wanted.key",
-        (_as_json(project.teams),),
+        (as_json(project.teams),),
     )
 
 
@@ -393,7 +389,7 @@ def _unknown_regions(project: Project) -> Statement:
     return Statement(
         "SELECT wanted.key AS position, wanted.value AS id FROM json_each(?) AS wanted WHERE"
         " NOT EXISTS (SELECT 1 FROM region WHERE region.id = wanted.value) ORDER BY wanted.key",
-        (_as_json(project.regions),),
+        (as_json(project.regions),),
     )
 
 
@@ -417,7 +413,7 @@ def _machines_left_behind(project_id: str, _: str, project: Project) -> Statemen
         " JOIN subnet ON subnet.id = own.subnet_id JOIN vrrp_id"
         " ON vrrp_id.vnet_id = subnet.vnet_id AND vrrp_id.project_id = own.project_id"
         " WHERE own.project_id = ? AND own.region_id NOT IN (SELECT value FROM json_each(?))",
-        (project_id, _as_json(project.regions)) * 2,
+        (project_id, as_json(project.regions)) * 2,
     )
 
 

@@ -37,7 +37,8 @@ from appliance.resources.guest_linux import linux_documents
 from appliance.resources.guest_windows import windows_documents
 from appliance.resources.ipv4 import Range, format_address
 from appliance.resources.project import ROOT_PASSWORD, secret_owner
-from appliance.resources.work import PoolPlace, Work, as_json, read_rows
+from appliance.resources.table import as_json
+from appliance.resources.work import PoolPlace, Work, read_rows
 from appliance.rpc.storage import (
     STORAGE_ENSURE_IMAGE_ABSENT,
     STORAGE_ENSURE_SEED,

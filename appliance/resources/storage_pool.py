@@ -10,14 +10,14 @@ from msgspec import UNSET
 
 from appliance.core.errors import Invalid
 from appliance.resources.agent import NodeAgentType
-from appliance.resources.agent_list import as_json, refuse_agent
+from appliance.resources.agent_list import refuse_agent
 from appliance.resources.cost import Cost, check_cost, free, price_from_text, price_to_text
 from appliance.resources.fields import Maybe, about, given
 from appliance.resources.host_name import check_domain
 from appliance.resources.ipv4 import parse_address
 from appliance.resources.names import check_name, check_references, check_text, quoted
 from appliance.resources.sizes import check_between
-from appliance.resources.table import Children, Rule, Table
+from appliance.resources.table import Children, Rule, Table, as_json
 from appliance.store.base import Row, Statement
 
 # What is used where nothing, or nothing to the point (port 0), is stored.

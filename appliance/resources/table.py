@@ -104,4 +104,9 @@ def flat(struct: type[S]) -> Callable[[Row], S]:
     return decode
 
 
+def as_json(value: object) -> str:
+    """Return JSON for a parameter: a problem, or a list for `json_each`, whose `key` counts."""
+    return msgspec.json.encode(value).decode()
+
+
 GENERATION: Final = "generation"

@@ -7,10 +7,9 @@ import msgspec
 from msgspec import UNSET
 
 from appliance.core.errors import Invalid
-from appliance.resources.agent_list import as_json
 from appliance.resources.fields import Maybe, about, given
 from appliance.resources.names import check_name, check_references, check_text, quoted
-from appliance.resources.table import Children, Rule, Table
+from appliance.resources.table import Children, Rule, Table, as_json
 from appliance.store.base import Row, Statement
 
 

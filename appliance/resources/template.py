@@ -17,8 +17,8 @@ from appliance.model.target import target
 from appliance.operations.step import OnFailure, OperationKind, Outputs, Step, StepContext
 from appliance.resources.fields import Maybe, about, given
 from appliance.resources.names import check_name, check_text
-from appliance.resources.table import Children, Table, flat
-from appliance.resources.work import CHANGE_BUDGET_S, PoolPlace, Work, as_json, read_rows
+from appliance.resources.table import Children, Table, as_json, flat
+from appliance.resources.work import CHANGE_BUDGET_S, PoolPlace, Work, read_rows
 from appliance.rpc.method import TimeoutClass
 from appliance.rpc.storage import (
     STORAGE_ENSURE_IMAGE_ABSENT,

@@ -13,13 +13,12 @@ from appliance.resources.disk import Disk, disk, ensure_disk, ensure_disk_absent
 from appliance.resources.fields import Maybe, about, given
 from appliance.resources.names import check_name, check_text
 from appliance.resources.sizes import check_disk, check_not_smaller
-from appliance.resources.table import View, flat
+from appliance.resources.table import View, as_json, flat
 from appliance.resources.work import (
     CHANGE_BUDGET_S,
     CREATE_BUDGET_S,
     PoolPlace,
     Work,
-    as_json,
     read_rows,
 )
 from appliance.store.base import Statement, guard

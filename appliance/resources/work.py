@@ -71,8 +71,3 @@ async def read_rows(context: StepContext[Work], kind: type[S], statement: Statem
 
 def convert_rows(rows: Sequence[Row], kind: type[S]) -> list[S]:
     return [msgspec.convert(row, kind, strict=False) for row in rows]
-
-
-def as_json(value: object) -> str:
-    """Return JSON for a parameter: a problem, or ids for `json_each`."""
-    return msgspec.json.encode(value).decode()

@@ -37,7 +37,8 @@ from appliance.resources.project import (
     over_quota,
     refuse_over_quota,
 )
-from appliance.resources.work import Work, as_json
+from appliance.resources.table import as_json
+from appliance.resources.work import Work
 from appliance.rpc.gateway import AgentGateway
 from appliance.services.catalog import TRIES
 from appliance.store.base import Consistency, Statement, Store, fetch, fetch_one, guard
