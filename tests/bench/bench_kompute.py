@@ -22,10 +22,9 @@ import httpx
 from pycdlib.pycdlib import PyCdlib
 
 from tests.bench.bench_memory import build
-from tests.support.furnish import Api
+from tests.support.furnish import Api, furnish_node
 from tests.support.libvirtd import Libvirtd, private_libvirtd
 from tests.support.small_guest import make_bootable
-from tests.support.wait import until_now
 
 _EXECUTABLE: Final = Path(__file__).resolve().parents[2] / "dist" / "kowabunga"
 _MIB: Final = 2**20
@@ -152,42 +151,10 @@ def _furnish(place: _Place, api: Api) -> tuple[str, Path]:
     )
     assert allowed.is_success, allowed.text
 
-    (agent,) = api.get("/agent")
-    region = api.post("/region", name="eu", domain="eu.example.org")
-    zone = api.post(f"/region/{region}/zone", name="eu-a")
-    kaktus = api.post(f"/zone/{zone}/kaktus", name="host-1", agents=[agent])
-    vnet = api.post(f"/region/{region}/vnet", name="vnet", vlan=0, interface="br0", private=True)
-    subnet = api.post(f"/vnet/{vnet}/subnet", name="subnet", cidr="10.0.0.0/22", gateway="10.0.0.1")
-    api.patch(f"/vnet/{vnet}/subnet/{subnet}/default")
-    pool = api.post(
-        f"/region/{region}/pool",
-        name="local",
-        pool="local",
-        ceph_address=f"local://{place.pool}",
-        agents=[agent],
-    )
-    api.patch(f"/region/{region}/pool/{pool}/default")
-    template = api.post(f"/pool/{pool}/template", name="guest", source=source)
-    api.patch(f"/pool/{pool}/template/{template}/default")
-    team = api.post("/team", name="ops", users=[])
-    project = api.post(
-        "/project?subnetSize=24",
-        name="acme",
-        description="",
-        domain="acme.example",
-        bootstrap_user="admin",
-        bootstrap_pubkey="",
-        tags=[],
-        metadatas=[],
-        teams=[team],
-        regions=[region],
-    )
-    until_now(
-        lambda: bool(api.get(f"/kaktus/{kaktus}/caps")["memory"]), "the node has told what it has"
-    )
+    made = furnish_node(api, place.pool, source)
     return (
-        f"/project/{project}/zone/{zone}/kompute?public=false",
-        place.pool / f"{template}.template.qcow2",
+        f"/project/{made.project}/zone/{made.zone}/kompute?public=false",
+        place.pool / f"{made.template}.template.qcow2",
     )
 
 

@@ -1,9 +1,12 @@
 """A small cloud made through the API alone, as a client would."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
+
+from tests.support.wait import until_now
 
 GIB: Final = 1024**3
 # By the name of a path's parameter: where the ids that it takes are listed.
@@ -106,3 +109,53 @@ def furnish(api: Api, *, prefix_length: int = 20) -> Furnished:
         regions=[region],
     )
     return Furnished(region, zone, project)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What every machine needs."""
+
+    region: str
+    zone: str
+    kaktus: str
+    pool: str
+    template: str
+    project: str
+
+
+def furnish_node(api: Api, pool_directory: Path, source: str) -> Place:
+    """Add all that a machine needs to the one real node: a local pool, a template, a project."""
+    (agent,) = api.get("/agent")
+    region = api.post("/region", name="eu", domain="eu.example.org")
+    zone = api.post(f"/region/{region}/zone", name="eu-a")
+    kaktus = api.post(f"/zone/{zone}/kaktus", name="host-1", agents=[agent])
+    vnet = api.post(f"/region/{region}/vnet", name="vnet", vlan=0, interface="br0", private=True)
+    subnet = api.post(f"/vnet/{vnet}/subnet", name="subnet", cidr="10.0.0.0/20", gateway="10.0.0.1")
+    api.patch(f"/vnet/{vnet}/subnet/{subnet}/default")
+    pool = api.post(
+        f"/region/{region}/pool",
+        name="local",
+        pool="local",
+        ceph_address=f"local://{pool_directory}",
+        agents=[agent],
+    )
+    api.patch(f"/region/{region}/pool/{pool}/default")
+    template = api.post(f"/pool/{pool}/template", name="guest", source=source)
+    api.patch(f"/pool/{pool}/template/{template}/default")
+    team = api.post("/team", name="ops", users=[])
+    project = api.post(
+        "/project?subnetSize=22",
+        name="acme",
+        description="",
+        domain="acme.example",
+        bootstrap_user="admin",
+        bootstrap_pubkey="",
+        tags=[],
+        metadatas=[],
+        teams=[team],
+        regions=[region],
+    )
+    until_now(
+        lambda: bool(api.get(f"/kaktus/{kaktus}/caps")["memory"]), "the node has told what it has"
+    )
+    return Place(region, zone, kaktus, pool, template, project)

@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +20,7 @@ import httpx
 
 from appliance.model.node import Acceleration, KahunaSection, KaktusSection, NodeConfig, Role
 from appliance.roles.node import assignments
-from tests.support.furnish import Api
+from tests.support.furnish import Api, Place, furnish_node
 from tests.support.libvirtd import Libvirtd, private_libvirtd
 from tests.support.node_remains import Existing, find_remains
 from tests.support.role_process import LIMIT_S, RoleProcess
@@ -32,18 +31,6 @@ EXT: Final = "/api/ext/v1"
 MIB: Final = 2**20
 _IMAGES_PORT: Final = 8000
 _OF_IMAGES: Final = ("instance", "volume", "template")
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """What every machine needs."""
-
-    region: str
-    zone: str
-    kaktus: str
-    pool: str
-    template: str
-    project: str
 
 
 class RealCloud:
@@ -132,7 +119,7 @@ class RealCloud:
             setting = f"{EXT}/settings/templates.allowed_sources"
             allowed = client.put(setting, json={"value": "127.0.0.1"})
             assert allowed.is_success, allowed.text
-            self.place = _furnish(Api(client), str(self.pool), source)
+            self.place = furnish_node(Api(client), self.pool, source)
 
     # --- judging
 
@@ -195,40 +182,3 @@ def _short_directory() -> Generator[Path]:
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-
-
-def _furnish(api: Api, pool_directory: str, source: str) -> Place:
-    (agent,) = api.get("/agent")
-    region = api.post("/region", name="eu", domain="eu.example.org")
-    zone = api.post(f"/region/{region}/zone", name="eu-a")
-    kaktus = api.post(f"/zone/{zone}/kaktus", name="host-1", agents=[agent])
-    vnet = api.post(f"/region/{region}/vnet", name="vnet", vlan=0, interface="br0", private=True)
-    subnet = api.post(f"/vnet/{vnet}/subnet", name="subnet", cidr="10.0.0.0/20", gateway="10.0.0.1")
-    api.patch(f"/vnet/{vnet}/subnet/{subnet}/default")
-    pool = api.post(
-        f"/region/{region}/pool",
-        name="local",
-        pool="local",
-        ceph_address=f"local://{pool_directory}",
-        agents=[agent],
-    )
-    api.patch(f"/region/{region}/pool/{pool}/default")
-    template = api.post(f"/pool/{pool}/template", name="guest", source=source)
-    api.patch(f"/pool/{pool}/template/{template}/default")
-    team = api.post("/team", name="ops", users=[])
-    project = api.post(
-        "/project?subnetSize=22",
-        name="acme",
-        description="",
-        domain="acme.example",
-        bootstrap_user="admin",
-        bootstrap_pubkey="",
-        tags=[],
-        metadatas=[],
-        teams=[team],
-        regions=[region],
-    )
-    until_now(
-        lambda: bool(api.get(f"/kaktus/{kaktus}/caps")["memory"]), "the node has told what it has"
-    )
-    return Place(region, zone, kaktus, pool, template, project)
